@@ -1,0 +1,47 @@
+# Every target sets .venv up by itself, once, and again when pyproject.toml has changed.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+HOME_DEMO := .megagraph
+
+.PHONY: help demo test chaos lint format types bench docs clean
+
+help: ## Show this help.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(READY): pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed: install it, or say PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; $(PYTHON) is older"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable '.[sandbox]' --group dev
+	@touch $@
+
+demo: $(READY) ## Run the Gobang scenario with its scripted model; no API key is needed.
+	$(BIN)/megagraph run gobang --model rehearsal --home $(HOME_DEMO)
+
+test: $(READY) ## Run all tests, on all cores.
+	$(BIN)/python -m pytest -n auto --dist worksteal
+
+chaos: $(READY) ## Kill and resume runs at random moments, 100 times and more.
+	MEGAGRAPH_KILLS=100 $(BIN)/python -m pytest -n auto tests/test_chaos.py
+
+lint: $(READY) ## Check style and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY) ## Format the code.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY) ## Measure, and print the tables of benchmarks/README.md.
+	$(BIN)/python -m benchmarks.organisation
+	$(BIN)/python -m benchmarks.barrier
+	$(BIN)/python -m benchmarks.files
+
+docs: $(READY) ## Write docs/cli.md from the program's own help.
+	$(BIN)/python docs/make_cli.py
+
+clean: ## Remove what the other targets made.
+	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,33 @@
+"""megagraph: one goal, one boss, and an organisation of agents that grows itself. On LangGraph."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from megagraph.errors import MegagraphError
+    from megagraph.limits import Limits
+    from megagraph.mega import MegaGraph
+    from megagraph.run import Result, Run
+    from megagraph.scenario import Scenario
+
+__version__ = "0.1.0"
+__all__ = ["Limits", "MegaGraph", "MegagraphError", "Result", "Run", "Scenario"]
+
+_HOMES = {
+    "Limits": "limits",
+    "MegaGraph": "mega",
+    "MegagraphError": "errors",
+    "Result": "run",
+    "Run": "run",
+    "Scenario": "scenario",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # LangGraph and LangChain take most of a second to import: only for those who use them.
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(f"megagraph.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,5 @@
+"""`python -m megagraph`: the command line."""
+
+from megagraph.cli import main
+
+main()

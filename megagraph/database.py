@@ -1,0 +1,174 @@
+"""One SQLite file: every write goes through one thread, which commits what has gathered as one transaction.
+
+Writes become durable in the order in which they were handed in, so nothing is ever on disk without all that
+came before it. `synchronous=NORMAL` with a write-ahead log survives the death of the process at any moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from megagraph.errors import HomeError
+
+Statement: TypeAlias = tuple[str, Sequence[Any]]
+
+_BATCH = 1024
+_BUSY_SECONDS = 30.0
+
+
+class _Job:
+    """Some statements, and whoever waits for them."""
+
+    __slots__ = ("future", "loop", "statements")
+
+    def __init__(
+        self,
+        statements: Iterable[Statement],
+        future: asyncio.Future[None] | Future[None] | None,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self.statements = tuple(statements)
+        self.future = future
+        self.loop = loop
+
+
+class Database:
+    """A SQLite file with a group-committing writer and a reading connection. Safe to use from any thread."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.commits = 0
+        """Transactions committed so far by this object."""
+        self.statements = 0
+        """Statements written so far by this object."""
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._writer = connect(path)
+        self.reader = connect(path)
+        self.read_lock = threading.Lock()
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="megagraph-db", daemon=True)
+        self._thread.start()
+
+    async def write(self, *statements: Statement) -> None:
+        """Write in one transaction; returns when it is durable. Raises `sqlite3.Error` if it fails."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        self._put(_Job(statements, future, loop))
+        await future
+
+    def post(self, *statements: Statement) -> None:
+        """Write without waiting. It is durable no later than anything written after it."""
+        self._put(_Job(statements, None))
+
+    def write_sync(self, *statements: Statement) -> None:
+        """`write` for callers without an event loop."""
+        future: Future[None] = Future()
+        self._put(_Job(statements, future))
+        future.result()
+
+    def read(self, sql: str, params: Sequence[Any] = ()) -> list[sqlite3.Row]:
+        with self.read_lock:
+            return self.reader.execute(sql, params).fetchall()
+
+    async def read_async(self, sql: str, params: Sequence[Any] = ()) -> list[sqlite3.Row]:
+        return await asyncio.to_thread(self.read, sql, params)
+
+    def close(self) -> None:
+        """Write what is left and close. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        self._jobs.put(None)
+        self._thread.join()
+        self._writer.close()
+        with self.read_lock:
+            self.reader.close()
+
+    def _put(self, job: _Job) -> None:
+        if self._closed:
+            raise HomeError(f"the database {self.path} is closed")
+        self._jobs.put(job)
+
+    def _work(self) -> None:
+        while True:
+            batch = [self._jobs.get()]
+            while len(batch) < _BATCH:
+                try:
+                    batch.append(self._jobs.get_nowait())
+                except queue.Empty:
+                    break
+            jobs = [job for job in batch if job is not None]
+            self._commit(jobs)
+            if len(jobs) < len(batch):
+                return
+
+    def _commit(self, jobs: list[_Job]) -> None:
+        error = self._transaction(jobs)
+        if error is not None and len(jobs) > 1:
+            # One bad statement must not fail its neighbours: write them one by one.
+            for job in jobs:
+                _settle([job], self._transaction([job]))
+        elif jobs:
+            _settle(jobs, error)
+
+    def _transaction(self, jobs: list[_Job]) -> sqlite3.Error | None:
+        try:
+            self._writer.execute("BEGIN IMMEDIATE")
+            for job in jobs:
+                for sql, params in job.statements:
+                    self._writer.execute(sql, params)
+            self._writer.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+            return error
+        self.commits += 1
+        self.statements += sum(len(job.statements) for job in jobs)
+        return None
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection with the settings this package relies on. Raises `HomeError` where it cannot be had."""
+    try:
+        connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        connection.row_factory = sqlite3.Row
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+    except sqlite3.DatabaseError as error:
+        raise HomeError(
+            f"{path} cannot be opened as a database ({error}).",
+            "Nothing was changed; restore it from a copy, or name another --home.",
+        ) from error
+    return connection
+
+
+def _settle(jobs: list[_Job], error: sqlite3.Error | None) -> None:
+    by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    for job in jobs:
+        if isinstance(job.future, Future):
+            if error is None:
+                job.future.set_result(None)
+            else:
+                job.future.set_exception(error)
+        elif job.future is not None and job.loop is not None:
+            by_loop.setdefault(job.loop, []).append(job.future)
+    for loop, futures in by_loop.items():
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(_resolve, futures, error)
+
+
+def _resolve(futures: list[asyncio.Future[None]], error: sqlite3.Error | None) -> None:
+    for future in futures:
+        if future.done():
+            continue
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)

@@ -1,0 +1,74 @@
+"""The one family of errors.
+
+`ToolError` is a signal: its text goes back to the model as the tool's result and the run goes on.
+Every `MegagraphError` stops something a person started; it says what happened and what to do next.
+"""
+
+
+class ToolError(Exception):
+    """A tool said no. The message is written for the model that called it."""
+
+
+class MegagraphError(Exception):
+    """Something a person has to know. `code` is stable; `hint` says what to do next."""
+
+    code = "error"
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+
+class UsageError(MegagraphError):
+    """The caller asked for something that cannot be: an unknown model, a broken scenario, a bad name."""
+
+    code = "usage"
+
+
+class HomeError(MegagraphError):
+    """The home folder cannot be used: unwritable, corrupt, or written by a newer megagraph."""
+
+    code = "home"
+
+
+class RunNotFound(MegagraphError):
+    """No run of this home has that id."""
+
+    code = "run-not-found"
+
+
+class RunBusy(MegagraphError):
+    """Another process is working on this run."""
+
+    code = "run-busy"
+
+
+class ModelError(MegagraphError):
+    """A model call failed for good: retries are used up, or retrying cannot help."""
+
+    code = "model"
+
+
+class LimitReached(MegagraphError):
+    """A limit stops the next step. The run pauses and can be resumed with a higher limit."""
+
+    code = "limit"
+
+    def __init__(self, limit: str, allowed: float, agent: str) -> None:
+        super().__init__(
+            f"limit reached: {limit}={allowed:g} (at agent `{agent}`).",
+            f"Everything is kept; raise it with `megagraph resume RUN --limit {limit}=…`.",
+        )
+        self.limit = limit
+        self.allowed = allowed
+        self.agent = agent
+
+
+class SandboxUnavailable(MegagraphError):
+    """No sandbox can be had on this machine, and running programs without one was not allowed."""
+
+    code = "sandbox"

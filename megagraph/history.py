@@ -1,0 +1,191 @@
+"""Who did what to the files of a run, read from the commits of one branch."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pygit2
+
+from megagraph.errors import ToolError, UsageError
+from megagraph.trees import file_id
+
+_TRAILER = re.compile(r"^(Agent|Effect|Merged-Over): (.*)$", re.M)
+_AGENT = re.compile(r"[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Author:
+    """On whose behalf a change is made."""
+
+    agent: str
+    effect: str = ""
+    """Names the one act this change is, such as `engine_dev/3/0`: agent, step, index of the tool call.
+
+    An effect that is in the history already is not done again. The empty one is always done.
+    """
+
+    def __post_init__(self) -> None:
+        if not _AGENT.fullmatch(self.agent):
+            raise UsageError(f"{self.agent!r} cannot be an author's name.")
+        if not self.effect.isprintable():
+            raise UsageError(f"{self.effect!r} cannot name an effect: it has unprintable characters.")
+
+
+@dataclass(frozen=True)
+class Change:
+    """One commit."""
+
+    commit: str
+    agent: str
+    effect: str
+    subject: str
+    time: datetime
+    paths: tuple[str, ...]
+    merged_over: tuple[str, ...]
+    """Agents whose concurrent changes were merged into this one."""
+
+
+def message_of(author: Author, subject: str, merged_over: tuple[str, ...]) -> str:
+    """A commit message that people read in `git log` and `History` reads back."""
+    trailers = {"Agent": author.agent, "Effect": author.effect, "Merged-Over": ", ".join(merged_over)}
+    lines = [f"{key}: {value}" for key, value in trailers.items() if value]
+    return f"{author.agent}: {subject}\n\n" + "\n".join(lines) + "\n"
+
+
+def change_of(commit: pygit2.Commit) -> Change:
+    trailers = _trailers(commit)
+    over = trailers.get("Merged-Over", "")
+    return Change(
+        commit=str(commit.id),
+        agent=trailers.get("Agent", commit.author.name),
+        effect=trailers.get("Effect", ""),
+        subject=commit.message.partition("\n")[0],
+        time=datetime.fromtimestamp(commit.commit_time, UTC),
+        paths=changed_paths(commit),
+        merged_over=tuple(over.split(", ")) if over else (),
+    )
+
+
+def changed_paths(commit: pygit2.Commit) -> tuple[str, ...]:
+    """The files that differ from the commit before."""
+    if not commit.parents:
+        return ()
+    diff = commit.parents[0].tree.diff_to_tree(commit.tree)
+    return tuple(sorted({delta.new_file.path for delta in diff.deltas}))
+
+
+def writers_between(head: pygit2.Commit, base: str, path: str) -> tuple[str, ...]:
+    """The agents that changed `path` after the commit `base`, the last one first."""
+    agents: dict[str, None] = {}
+    here = file_id(head.tree, path)
+    for commit, parent in _pairs(head):
+        if str(commit.id) == base:
+            break
+        before = file_id(parent.tree, path)
+        if before != here:
+            agents[commit.author.name] = None
+        here = before
+    return tuple(agents)
+
+
+def changes_of(head: pygit2.Commit, path: str | None) -> Iterator[Change]:
+    """The commits, the newest first; those that changed `path`, if one is given."""
+    for commit, parent in _pairs(head):
+        if path is None or file_id(commit.tree, path) != file_id(parent.tree, path):
+            yield change_of(commit)
+
+
+def _pairs(commit: pygit2.Commit) -> Iterator[tuple[pygit2.Commit, pygit2.Commit]]:
+    while parents := commit.parents:
+        yield commit, parents[0]
+        commit = parents[0]
+
+
+def _trailers(commit: pygit2.Commit) -> dict[str, str]:
+    return dict(_TRAILER.findall(commit.message.rpartition("\n\n")[2]))
+
+
+class History:
+    """What is asked of the history at every write, kept in memory.
+
+    A branch only ever grows by commits on its tip, so what was read once stays true.
+    """
+
+    def __init__(self) -> None:
+        self._position: dict[str, int] = {}
+        self._effects: dict[str, str] = {}
+        self._growing = threading.Lock()
+        self._agents: dict[str, str] = {}
+        self._agents_at = ""
+        self._counting = threading.Lock()
+
+    def catch_up(self, head: pygit2.Commit) -> None:
+        """Read the commits up to `head` that are not known yet."""
+        new: list[pygit2.Commit] = []
+        commit = head
+        while str(commit.id) not in self._position:
+            new.append(commit)
+            if not commit.parents:
+                break
+            commit = commit.parents[0]
+        if not new:
+            return
+        read = [(str(commit.id), _trailers(commit).get("Effect", "")) for commit in reversed(new)]
+        with self._growing:
+            for commit_id, effect in read:
+                self._add(commit_id, effect)
+
+    def grow(self, parent: str, commit: str, effect: str) -> None:
+        """Add a commit that this process made, which saves reading it back."""
+        with self._growing:
+            if parent in self._position and len(self._position) == self._position[parent] + 1:
+                self._add(commit, effect)
+
+    def effect(self, effect: str) -> str | None:
+        """The commit in which `effect` was done."""
+        return self._effects.get(effect) if effect else None
+
+    def effects(self) -> Mapping[str, str]:
+        with self._growing:
+            return dict(self._effects)
+
+    def resolve(self, version: str) -> str:
+        """The commit that `version`, an id or the unique beginning of one, means.
+
+        Raises `ToolError` where it is none of this history.
+        """
+        wanted = version.strip().lower()
+        if wanted in self._position:
+            return wanted
+        with self._growing:
+            found = [c for c in self._position if c.startswith(wanted)] if len(wanted) >= 4 else []
+        if len(found) != 1:
+            problem = "means more than one version" if found else "is not a version of these files"
+            raise ToolError(f"`{version[:60]}` {problem}. Read the file again and use the version it shows.")
+        return found[0]
+
+    def last_agents(self, head: pygit2.Commit) -> Mapping[str, str]:
+        """For each path, the agent that changed it last. Every commit is compared once per process."""
+        self.catch_up(head)
+        with self._counting:
+            if self._position[str(head.id)] <= self._position.get(self._agents_at, -1):
+                return dict(self._agents)
+            new: list[pygit2.Commit] = []
+            for commit, _ in _pairs(head):
+                if str(commit.id) == self._agents_at:
+                    break
+                new.append(commit)
+            for commit in reversed(new):
+                self._agents |= dict.fromkeys(changed_paths(commit), commit.author.name)
+            self._agents_at = str(head.id)
+            return dict(self._agents)
+
+    def _add(self, commit: str, effect: str) -> None:
+        if commit not in self._position:
+            self._position[commit] = len(self._position)
+            if effect:
+                self._effects.setdefault(effect, commit)

@@ -1,0 +1,117 @@
+"""The folder in which runs live: one SQLite file, and one bare git repository per run."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from megagraph.database import Database, connect
+from megagraph.errors import HomeError, RunBusy, RunNotFound
+from megagraph.ledger import Ledger
+from megagraph.migrations import migrate
+from megagraph.saver import Saver
+from megagraph.workspace import Workspace
+
+DEFAULT_HOME = Path(".megagraph")
+
+
+class Home:
+    """An opened home. `database` holds everything but the files, `saver` is LangGraph's view of it."""
+
+    def __init__(self, path: Path | str | None = None) -> None:
+        """Open the folder, making it if need be; without a path, `MEGAGRAPH_HOME` or `.megagraph`.
+
+        Raises `HomeError` where it cannot be written, or its database is corrupt or newer than this program.
+        """
+        self.path = Path(path or os.environ.get("MEGAGRAPH_HOME") or DEFAULT_HOME).expanduser().absolute()
+        try:
+            for folder in (self.path, self.path / "files", self.path / "locks"):
+                folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.path, os.W_OK):
+                raise PermissionError(f"no permission to write in {self.path}")
+        except OSError as error:
+            raise HomeError(
+                f"the home {self.path} cannot be used ({error.strerror or error}).",
+                "Name another one with --home or MEGAGRAPH_HOME.",
+            ) from error
+        file = self.path / "megagraph.db"
+        connection = connect(file)
+        try:
+            migrate(file, connection)
+        finally:
+            connection.close()
+        self.database = Database(file)
+        self.saver = Saver(self.database)
+
+    def workspace(self, run: str) -> Workspace:
+        """The shared files of a run."""
+        return Workspace(self.path / "files" / f"{run}.git")
+
+    def ledger(self, run: str) -> Ledger:
+        return Ledger(self.database, run)
+
+    def runs(self) -> list[dict[str, Any]]:
+        """The rows of all runs, newest first."""
+        return [dict(row) for row in self.database.read("SELECT * FROM runs ORDER BY created DESC")]
+
+    def find(self, run: str) -> dict[str, Any]:
+        """The row of a run, given by its id, the beginning of it, or `last`.
+
+        Raises `RunNotFound` where no run or more than one is meant.
+        """
+        if run == "last":
+            rows = self.database.read("SELECT * FROM runs ORDER BY created DESC LIMIT 1")
+        else:
+            pattern = run.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_") + "%"
+            rows = self.database.read("SELECT * FROM runs WHERE run LIKE ? ESCAPE '\\'", (pattern,)) if run else []
+        if len(rows) == 1:
+            return dict(rows[0])
+        which = f"{len(rows)} runs of {self.path} begin with `{run}`" if rows else f"{self.path} has no run `{run}`"
+        raise RunNotFound(f"{which}.", "`megagraph runs` lists them.")
+
+    @contextmanager
+    def lock(self, run: str) -> Iterator[None]:
+        """Hold a run for this process, as long as it lives. Raises `RunBusy` where another one holds it."""
+        path = self.path / "locks" / str(UUID(run))
+        with path.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read().strip()
+                raise RunBusy(
+                    f"run {run[:8]} is being worked on by another process{f' ({holder})' if holder else ''}.",
+                    "Wait for it, or stop it with Ctrl-C there.",
+                ) from None
+            file.truncate(0)
+            file.write(f"pid {os.getpid()}")
+            file.flush()
+            yield
+
+    def locked(self, run: str) -> bool:
+        """Whether some process is working on the run."""
+        try:
+            with self.lock(run):
+                return False
+        except RunBusy:
+            return True
+
+    @contextmanager
+    def scratch(self, run: str) -> Iterator[Path]:
+        """A folder for what one process of a run needs while it works; what a killed one left there is removed."""
+        folder = self.path / "scratch" / run
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def close(self) -> None:
+        self.database.close()

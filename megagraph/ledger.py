@@ -1,0 +1,307 @@
+"""What one run did, as rows: its agents, model calls, tool calls, letters, questions and events.
+
+A model call's row is its journal: it is committed before the answer is used, and found again after a crash.
+A tool call's row is committed together with what the call changed here (recruits, letters, reports), so that
+either both are there or neither.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from langchain_core.messages import AIMessage
+
+from megagraph.database import Database, Statement
+from megagraph.events import Event
+from megagraph.specs import AgentSpec, Letter, LetterKind, Report
+
+
+@dataclass(frozen=True)
+class CallRow:
+    """One answered model call: what the agent heard just before it, and the answer."""
+
+    agent: str
+    step: int
+    heard: tuple[str, ...]
+    letters: tuple[str, ...]
+    answer: AIMessage
+
+
+@dataclass(frozen=True)
+class ToolRow:
+    """One finished tool call. `effects` is what it changes in its agent's state."""
+
+    agent: str
+    step: int
+    index: int
+    tool: str
+    ok: bool
+    result: str
+    effects: Mapping[str, Any]
+
+
+class Ledger:
+    """The rows of one run."""
+
+    def __init__(self, database: Database, run: str) -> None:
+        self.database = database
+        self.run = run
+
+    # --- the run -----------------------------------------------------------------------------------------
+
+    def update_run(self, **columns: Any) -> Statement:
+        names = ", ".join(f"{name} = ?" for name in columns)
+        return f"UPDATE runs SET {names} WHERE run = ?", (*columns.values(), self.run)
+
+    # --- agents ------------------------------------------------------------------------------------------
+
+    def recruited(self, spec: AgentSpec, effect: str) -> Statement:
+        return (
+            "INSERT OR IGNORE INTO agents (run, name, lead, role, depth, wave, spec, effect, recruited)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                self.run,
+                spec.name,
+                spec.lead,
+                spec.role,
+                spec.depth,
+                spec.wave,
+                json.dumps(spec.dump(), ensure_ascii=False),
+                effect,
+                time.time(),
+            ),
+        )
+
+    def reported(self, name: str, report: Report) -> Statement:
+        return (
+            "UPDATE agents SET report = ?, reported = ? WHERE run = ? AND name = ?",
+            (json.dumps(report.dump(), ensure_ascii=False), time.time(), self.run, name),
+        )
+
+    def closed(self, names: Sequence[str]) -> list[Statement]:
+        now = time.time()
+        sql = "UPDATE agents SET closed = ? WHERE run = ? AND name = ? AND closed IS NULL"
+        return [(sql, (now, self.run, name)) for name in names]
+
+    def agents(self) -> list[tuple[AgentSpec, Report | None, bool]]:
+        """(spec, last report, closed) of each agent, leads before their members."""
+        rows = self.database.read("SELECT spec, report, closed FROM agents WHERE run = ? ORDER BY rowid", (self.run,))
+        return [
+            (
+                AgentSpec.load(json.loads(row["spec"])),
+                Report.load(json.loads(row["report"])) if row["report"] else None,
+                row["closed"] is not None,
+            )
+            for row in rows
+        ]
+
+    # --- model calls -------------------------------------------------------------------------------------
+
+    def call(
+        self,
+        row: CallRow,
+        *,
+        started: float,
+        seconds: float,
+        model: str,
+        request: str,
+        retries: int,
+    ) -> Statement:
+        usage = row.answer.usage_metadata
+        details = (usage.get("input_token_details") or {}) if usage else {}
+        return (
+            "INSERT INTO calls (run, agent, step, started, seconds, model, request, heard, letters, answer,"
+            " input_tokens, output_tokens, cached_tokens, retries) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            (
+                self.run,
+                row.agent,
+                row.step,
+                started,
+                seconds,
+                model,
+                request,
+                json.dumps(row.heard, ensure_ascii=False),
+                json.dumps(row.letters),
+                json.dumps(dump_answer(row.answer), ensure_ascii=False),
+                usage["input_tokens"] if usage else 0,
+                usage["output_tokens"] if usage else 0,
+                details.get("cache_read", 0),
+                retries,
+            ),
+        )
+
+    def journal(self) -> set[tuple[str, int]]:
+        """(agent, step) of every answered call."""
+        rows = self.database.read("SELECT agent, step FROM calls WHERE run = ?", (self.run,))
+        return {(row["agent"], row["step"]) for row in rows}
+
+    async def answered(self, agent: str, step: int) -> CallRow:
+        """The journalled call of `agent` at `step`, which must be there."""
+        rows = await self.database.read_async(
+            "SELECT heard, letters, answer FROM calls WHERE run = ? AND agent = ? AND step = ?",
+            (self.run, agent, step),
+        )
+        row = rows[0]
+        return CallRow(
+            agent,
+            step,
+            tuple(json.loads(row["heard"])),
+            tuple(json.loads(row["letters"])),
+            load_answer(json.loads(row["answer"])),
+        )
+
+    # --- tool calls --------------------------------------------------------------------------------------
+
+    def tool_call(
+        self, row: ToolRow, *, args: Mapping[str, Any], started: float, seconds: float, version: str
+    ) -> Statement:
+        return (
+            "INSERT OR IGNORE INTO tool_calls (run, agent, step, idx, tool, args, started, seconds, ok, result,"
+            " effects, version) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+            (
+                self.run,
+                row.agent,
+                row.step,
+                row.index,
+                row.tool,
+                json.dumps(args, ensure_ascii=False, default=str),
+                started,
+                seconds,
+                int(row.ok),
+                row.result,
+                json.dumps(row.effects, ensure_ascii=False),
+                version,
+            ),
+        )
+
+    def done_steps(self) -> set[tuple[str, int]]:
+        """(agent, step) of every turn of which at least one tool call has finished."""
+        rows = self.database.read("SELECT DISTINCT agent, step FROM tool_calls WHERE run = ?", (self.run,))
+        return {(row["agent"], row["step"]) for row in rows}
+
+    async def finished(self, agent: str, step: int) -> dict[int, ToolRow]:
+        """The finished tool calls of one turn, by their place in it."""
+        rows = await self.database.read_async(
+            "SELECT idx, tool, ok, result, effects FROM tool_calls WHERE run = ? AND agent = ? AND step = ?",
+            (self.run, agent, step),
+        )
+        return {
+            row["idx"]: ToolRow(
+                agent,
+                step,
+                row["idx"],
+                row["tool"],
+                bool(row["ok"]),
+                row["result"],
+                json.loads(row["effects"]),
+            )
+            for row in rows
+        }
+
+    # --- letters and questions ---------------------------------------------------------------------------
+
+    def letter(self, letter: Letter) -> Statement:
+        return (
+            "INSERT OR IGNORE INTO letters (run, id, sender, recipient, kind, text, sent) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (self.run, letter.id, letter.sender, letter.to, letter.kind, letter.text, time.time()),
+        )
+
+    def letters(self) -> list[Letter]:
+        """Every letter, oldest first."""
+        rows = self.database.read(
+            "SELECT id, sender, recipient, kind, text FROM letters WHERE run = ? ORDER BY rowid", (self.run,)
+        )
+        return [Letter(row["id"], row["sender"], row["recipient"], _kind(row["kind"]), row["text"]) for row in rows]
+
+    def question(self, id_: str, agent: str, question: str) -> Statement:
+        return (
+            "INSERT OR IGNORE INTO questions (run, id, agent, question, asked) VALUES (?, ?, ?, ?, ?)",
+            (self.run, id_, agent, question, time.time()),
+        )
+
+    def answer(self, id_: str, answer: str) -> Statement:
+        return (
+            "UPDATE questions SET answer = ?, answered = ? WHERE run = ? AND id = ? AND answer IS NULL",
+            (answer, time.time(), self.run, id_),
+        )
+
+    def answers(self) -> dict[str, str]:
+        """The answered questions, by id."""
+        rows = self.database.read("SELECT id, answer FROM questions WHERE run = ? AND answer IS NOT NULL", (self.run,))
+        return {row["id"]: row["answer"] for row in rows}
+
+    # --- totals and events -------------------------------------------------------------------------------
+
+    def usage(self) -> tuple[int, int, int]:
+        """(calls, input tokens, output tokens) so far."""
+        row = self.database.read(
+            "SELECT count(*), coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0) FROM calls WHERE run = ?",
+            (self.run,),
+        )[0]
+        return row[0], row[1], row[2]
+
+    def event(self, event: Event) -> Statement:
+        return (
+            "INSERT INTO events (run, seq, time, kind, agent, data) VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                self.run,
+                event.seq,
+                event.time,
+                event.kind,
+                event.agent,
+                json.dumps(event.data, ensure_ascii=False, default=str),
+            ),
+        )
+
+    def last_event(self) -> int:
+        """The number of the last event so far."""
+        row = self.database.read("SELECT coalesce(max(seq), 0) FROM events WHERE run = ?", (self.run,))[0]
+        return int(row[0])
+
+    def events(self, after: int = 0, agent: str | None = None) -> list[Event]:
+        """The events after number `after`, of one agent or all."""
+        rows = self.database.read(
+            "SELECT seq, time, kind, agent, data FROM events WHERE run = ? AND seq > ?"
+            + ("" if agent is None else " AND agent = ?")
+            + " ORDER BY seq",
+            (self.run, after, *([] if agent is None else [agent])),
+        )
+        return [Event(row["seq"], row["time"], row["kind"], row["agent"], json.loads(row["data"])) for row in rows]
+
+
+def dump_answer(message: AIMessage) -> dict[str, Any]:
+    """An answer as plain JSON: all of it that the conversation needs."""
+    return {
+        "content": message.content,
+        "tool_calls": message.tool_calls,
+        "invalid_tool_calls": message.invalid_tool_calls,
+        "usage": message.usage_metadata,
+        "id": message.id,
+        "finish_reason": message.response_metadata.get("finish_reason"),
+    }
+
+
+def load_answer(data: Mapping[str, Any]) -> AIMessage:
+    return AIMessage(
+        content=data["content"],
+        tool_calls=data["tool_calls"],
+        invalid_tool_calls=data["invalid_tool_calls"],
+        usage_metadata=data["usage"],
+        id=data["id"],
+        response_metadata={"finish_reason": data["finish_reason"]},
+    )
+
+
+def _kind(text: str) -> LetterKind:
+    kinds: dict[str, LetterKind] = {
+        "message": "message",
+        "report": "report",
+        "failure": "failure",
+        "notice": "notice",
+        "answer": "answer",
+    }
+    return kinds[text]

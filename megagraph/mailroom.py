@@ -1,0 +1,324 @@
+"""Who waits for what, in memory: letters, dependencies, the quiet of a team.
+
+The mailroom holds no truth of its own. Letters, reports and closings are rows of the ledger, what an agent has
+read is in its checkpoint; on start the mailroom is filled from them. It decides synchronously, within one turn
+of the event loop, so that nothing can happen between seeing that a team is quiet and acting on it.
+
+An agent that has nothing to do awaits a future here. It is woken by what it waits for and by nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from megagraph.specs import AgentSpec, Letter, Report
+
+Wake = Literal["work", "close", "park"]
+"""Why a wait ended: there is something to do, the team is over, or the whole run stops here for now."""
+
+STALLS_BEFORE_END = 2
+"""How often a lead is told that nothing moves before its team is ended for it."""
+
+
+@dataclass
+class Place:
+    """What the mailroom knows of one agent."""
+
+    spec: AgentSpec
+    state: Literal["working", "waiting", "asking", "closed"] = "working"
+    started: bool = False
+    report: Report | None = None
+    letters: dict[str, Letter] = field(default_factory=dict)
+    """Everything ever sent to it, in order of arrival."""
+    seen: set[str] = field(default_factory=set)
+    awaits: set[str] = field(default_factory=set)
+    """Whom it has written to without an answer since."""
+    future: asyncio.Future[Wake] | None = None
+    members: list[str] = field(default_factory=list)
+    stalls: int = 0
+
+    @property
+    def unread(self) -> list[Letter]:
+        return [letter for id_, letter in self.letters.items() if id_ not in self.seen]
+
+    @property
+    def closed(self) -> bool:
+        return self.state == "closed"
+
+
+class Mailroom:
+    """The places of one run. `notify(lead, text)` is called when a team cannot move by itself."""
+
+    def __init__(
+        self, notify: Callable[[str, str], None], on_change: Callable[[str, str, str], None] | None = None
+    ) -> None:
+        self.places: dict[str, Place] = {}
+        self._notify = notify
+        self._on_change = on_change or (lambda agent, state, why: None)
+        self._parked = False
+
+    # --- filling -----------------------------------------------------------------------------------------
+
+    def add(self, spec: AgentSpec, *, report: Report | None = None, closed: bool = False) -> Place:
+        """Make a place for an agent. Adding one that is there already changes nothing."""
+        if spec.name in self.places:
+            return self.places[spec.name]
+        place = Place(spec, report=report, state="closed" if closed else "working")
+        place.started = report is not None
+        self.places[spec.name] = place
+        if spec.lead:
+            self.places[spec.lead].members.append(spec.name)
+        return place
+
+    def restore(self, letters: Iterable[Letter]) -> None:
+        """Put back the letters of an earlier process, oldest first."""
+        for letter in letters:
+            self._file(letter)
+
+    # --- who can be reached ------------------------------------------------------------------------------
+
+    def reach(self, name: str) -> list[str]:
+        """Whom `name` can write to: its lead, its team mates, its own subordinates."""
+        place = self.places[name]
+        lead = place.spec.lead
+        mates = [mate for mate in self.places[lead].members if mate != name] if lead else []
+        reach = [*([lead] if lead else []), *mates, *place.members]
+        return [other for other in reach if not self.places[other].closed]
+
+    def open_members(self, lead: str) -> list[str]:
+        return [name for name in self.places[lead].members if not self.places[name].closed]
+
+    def closed(self, name: str) -> bool:
+        return self.places[name].closed
+
+    # --- letters -----------------------------------------------------------------------------------------
+
+    def deliver(self, letter: Letter) -> None:
+        """File a letter and wake its reader. The same id a second time changes nothing."""
+        if self._file(letter):
+            self._wake_if_due(letter.to)
+
+    def read(self, name: str, ids: Iterable[str]) -> None:
+        """Note that `name` has read these letters."""
+        self.places[name].seen.update(ids)
+
+    # --- waiting -----------------------------------------------------------------------------------------
+
+    async def wait(self, name: str) -> Wake:
+        """Wait until there is something to do for `name`. Costs nothing while it lasts."""
+        place = self.places[name]
+        if place.closed:
+            return "close"
+        if self._parked:
+            return "park"
+        if self._due(place):
+            place.state, place.started = "working", True
+            return "work"
+        place.state = "waiting"
+        self._on_change(name, "waiting", self.why(name))
+        return await self._sleep(place)
+
+    def work(self, name: str) -> None:
+        """Note that `name` is at work (its loop went on without waiting, as after a restart)."""
+        place = self.places[name]
+        if not place.closed:
+            place.state, place.started = "working", True
+
+    async def ask(self, name: str) -> Wake:
+        """Wait for a person's answer. Returns `work` when `answered` was called, else as `wait`."""
+        place = self.places[name]
+        if place.closed:
+            return "close"
+        if self._parked:
+            return "park"
+        place.state = "asking"
+        self._on_change(name, "asking", self.why(name))
+        wake = await self._sleep(place)
+        if wake == "work":
+            place.state = "working"
+        return wake
+
+    def answered(self, name: str) -> None:
+        """A person has answered `name`'s question."""
+        place = self.places[name]
+        if place.state == "asking":
+            self._resolve(place, "work")
+
+    def blockers(self, name: str) -> list[str]:
+        """The dependencies that `name` still waits for."""
+        place = self.places[name]
+        return [] if place.started else [d for d in place.spec.depends_on if not self._released(d)]
+
+    def may_rest(self, name: str) -> bool:
+        """Whether a turn that asks for nothing means waiting for mail, and not the end of the work.
+
+        It does while the agent's team works, while somebody owes it an answer, and after it has reported,
+        unless its lead has written since: then the lead is owed another report.
+        """
+        place = self.places[name]
+        owes_lead = bool(place.spec.lead) and name in self.places[place.spec.lead].awaits
+        reported = place.report is not None and not owes_lead
+        return bool(reported or self.open_members(name) or self._awaited(place))
+
+    def why(self, name: str) -> str:
+        """What `name` waits for, in words."""
+        place = self.places[name]
+        if blockers := self.blockers(name):
+            return "waits for the report of " + ", ".join(map(self._describe, blockers))
+        if place.state == "asking":
+            return "waits for a person's answer"
+        if open_members := self.open_members(name):
+            busy = [m for m in open_members if not self._idle(self.places[m])]
+            return "waits for its team: " + (", ".join(busy) if busy else "all idle")
+        if place.report is not None:
+            return "has reported"
+        if awaited := self._awaited(place):
+            return "waits for an answer from " + ", ".join(awaited)
+        return "has nothing to do"
+
+    # --- ending ------------------------------------------------------------------------------------------
+
+    def report(self, name: str, report: Report) -> None:
+        """File `name`'s report. Dependents whose last input this was start at once."""
+        place = self.places[name]
+        place.report = report
+        if place.spec.lead:
+            self._wake_dependents(place.spec.lead)
+
+    def busy(self, lead: str) -> list[str]:
+        """The members of `lead` whose work is not over, each with the reason."""
+        return [
+            f"{name} ({self._describe_work(name)})"
+            for name in self.open_members(lead)
+            if not (self._idle(self.places[name]) and self.places[name].report)
+        ]
+
+    def unaccepted(self, lead: str) -> list[str]:
+        """The members of `lead` that have reported, but failed or left something missing."""
+        found = []
+        for name in self.open_members(lead):
+            report = self.places[name].report
+            if report and not report.accepted:
+                why = "failed" if report.failed else "missing: " + ", ".join(report.missing)
+                found.append(f"{name} ({why})")
+        return found
+
+    def close(self, name: str) -> list[str]:
+        """End `name` and everyone below it; the names that were open until now, top down."""
+        place = self.places[name]
+        if place.closed:
+            return []
+        place.state = "closed"
+        self._resolve(place, "close")
+        names = [name]
+        for member in place.members:
+            names += self.close(member)
+        if place.spec.lead and not self.places[place.spec.lead].closed:
+            self._wake_dependents(place.spec.lead)
+        return names
+
+    def close_team(self, lead: str) -> list[str]:
+        """End every member of `lead`'s team; the names that were open until now."""
+        return [name for member in self.open_members(lead) for name in self.close(member)]
+
+    def park(self) -> None:
+        """Let every waiting agent go, so that the graph can stop. Nothing is lost: it waits again on resume."""
+        self._parked = True
+        for place in self.places.values():
+            self._resolve(place, "park")
+
+    @property
+    def asking(self) -> list[str]:
+        return [name for name, place in self.places.items() if place.state == "asking"]
+
+    # --- inside ------------------------------------------------------------------------------------------
+
+    async def _sleep(self, place: Place) -> Wake:
+        place.future = asyncio.get_running_loop().create_future()
+        self._settle(place)
+        try:
+            return await place.future
+        finally:
+            place.future = None
+
+    def _file(self, letter: Letter) -> bool:
+        place = self.places.get(letter.to)
+        if place is None or letter.id in place.letters:
+            return False
+        place.letters[letter.id] = letter
+        sender = self.places.get(letter.sender)
+        if letter.kind == "message" and sender is not None:
+            sender.awaits.add(letter.to)
+        place.awaits.discard(letter.sender)
+        return True
+
+    def _due(self, place: Place) -> bool:
+        """Whether there is something to do. Until its dependencies have reported, an agent does not start."""
+        if not place.started:
+            return not self.blockers(place.spec.name)
+        return any(id_ not in place.seen for id_ in place.letters)
+
+    def _wake_if_due(self, name: str) -> None:
+        place = self.places[name]
+        if place.state == "waiting" and self._due(place):
+            self._resolve(place, "work")
+
+    def _wake_dependents(self, lead: str) -> None:
+        for member in self.places[lead].members:
+            self._wake_if_due(member)
+
+    def _resolve(self, place: Place, wake: Wake) -> None:
+        if place.future is not None and not place.future.done():
+            place.future.set_result(wake)
+            if wake == "work":
+                # From here on it counts as working: nobody may find its team quiet before it runs.
+                place.state, place.started = "working", True
+                if place.spec.lead:
+                    self.places[place.spec.lead].stalls = 0
+
+    def _released(self, name: str) -> bool:
+        place = self.places[name]
+        return place.closed or (place.report is not None and place.report.accepted)
+
+    def _idle(self, place: Place) -> bool:
+        return place.state == "waiting" and not self._due(place) and not self.open_members(place.spec.name)
+
+    def _awaited(self, place: Place) -> list[str]:
+        return sorted(name for name in place.awaits if not self.places[name].closed)
+
+    def _describe(self, name: str) -> str:
+        report = self.places[name].report
+        if report is None or report.accepted:
+            return name
+        return f"{name} (which failed)" if report.failed else f"{name} (whose report was incomplete)"
+
+    def _describe_work(self, name: str) -> str:
+        place = self.places[name]
+        return self.why(name) if place.state != "working" else "at work"
+
+    def _settle(self, place: Place) -> None:
+        """`place` has just gone to wait: is its team, or the whole run, at a stand?"""
+        if self.open_members(place.spec.name):
+            self._look_for_stall(place.spec.name)
+        elif place.spec.lead:
+            self._look_for_stall(place.spec.lead)
+        if self.asking and not any(p.state == "working" for p in self.places.values()):
+            self.park()
+
+    def _look_for_stall(self, lead: str) -> None:
+        """If nobody in the team can move without its lead, and the lead sleeps, wake the lead and say why."""
+        leader = self.places[lead]
+        members = self.open_members(lead)
+        if leader.state != "waiting" or self._due(leader) or not members:
+            return
+        if any(not self._idle(self.places[name]) for name in members):
+            return
+        leader.stalls += 1
+        if leader.stalls > STALLS_BEFORE_END:
+            self._resolve(leader, "close")
+            return
+        lines = [f"- {name} {self.why(name)}" for name in members]
+        self._notify(lead, "Nothing in your team moves by itself any more:\n" + "\n".join(lines))

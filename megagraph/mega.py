@@ -1,0 +1,207 @@
+"""`MegaGraph`: the entrance for Python programs and notebooks."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from uuid import uuid4
+
+from langchain_core.language_models import BaseChatModel
+from sqlite_utils import Database as Tables
+
+from megagraph.errors import UsageError
+from megagraph.home import Home
+from megagraph.limits import Limits
+from megagraph.models import ModelChoice, choose_model
+from megagraph.portal import call_sync
+from megagraph.prompts import Prompts
+from megagraph.run import Result, Run, boss_spec
+from megagraph.scenario import Scenario, find_scenario, load_scenario
+
+
+class MegaGraph:
+    """Runs organisations, and opens those that have run.
+
+        mega = MegaGraph(model="openai:gpt-5-mini", limits=Limits(calls=200))
+        run = await mega.start("Develop a Gobang game with a very strong AI, playable from main.py")
+        async for event in run:
+            print(event)
+        print((await run.result()).report)
+
+    Args:
+        model: `openai:NAME`, `rehearsal`, a LangChain chat model, or None for what the environment names.
+        limits: The limits of each run; without, the scenario's or the defaults.
+        home: The folder that keeps the runs; without, `MEGAGRAPH_HOME` or `.megagraph`.
+        base_url: An OpenAI-compatible server, such as `http://localhost:8000/v1`.
+        timeout: Seconds for one model call.
+        unsafe_programs: Run programs without a sandbox where there is none.
+        prompts: A folder with prompts that take the place of the package's.
+
+    Raises `HomeError` where the home cannot be used.
+    """
+
+    def __init__(
+        self,
+        model: str | BaseChatModel | None = None,
+        *,
+        limits: Limits | None = None,
+        home: Path | str | None = None,
+        base_url: str | None = None,
+        timeout: float = 300.0,
+        unsafe_programs: bool = False,
+        prompts: Path | str | None = None,
+    ) -> None:
+        self.home = Home(home)
+        self._model = model
+        self._limits = limits
+        self._base_url = base_url
+        self._timeout = timeout
+        self._unsafe = unsafe_programs
+        self._prompts = Path(prompts) if prompts else None
+
+    @property
+    def db(self) -> Tables:
+        """All that happened, as tables: `mega.db["calls"].rows_where("run = ?", [run.id])`. Read only."""
+        tables = Tables(self.home.database.path)
+        tables.conn.execute("PRAGMA query_only = ON")
+        return tables
+
+    async def start(self, goal: str | Scenario) -> Run:
+        """Start a run and return while it works: `goal` is a goal in words, or a scenario or its name.
+
+        Raises `UsageError` where no model can be found.
+        """
+        scenario = self._scenario(goal)
+        choice = self._choose(self._model, scenario)
+        limits = self._limits or scenario.limits
+        id_ = str(uuid4())
+        ledger = self.home.ledger(id_)
+        settings = {
+            "limits": limits.model_dump(),
+            "base_url": choice.base_url,
+            "scenario": str(scenario.folder) if scenario.folder else "",
+            "unsafe_programs": self._unsafe,
+        }
+        # The row comes first: a run that was accepted is never lost.
+        await self.home.database.write(
+            (
+                "INSERT INTO runs (run, created, status, reason, goal, scenario, model, rehearsal, settings, seconds)"
+                " VALUES (?, ?, 'running', '', ?, ?, ?, ?, ?, 0)",
+                (
+                    id_,
+                    time.time(),
+                    scenario.goal,
+                    scenario.name,
+                    choice.label,
+                    int(choice.rehearsal),
+                    json.dumps(settings),
+                ),
+            ),
+            ledger.recruited(boss_spec(), "start"),
+        )
+        run = Run(self.home, id_, scenario)
+        run.begin(choice, limits, self._unsafe, self._prompts_for(scenario))
+        return run
+
+    async def resume(self, run: str, *, limits: Limits | None = None) -> Run:
+        """Go on with a run where it was left, after a crash, a pause, an answer or with other limits.
+
+        `run` is its id, the beginning of it, or `last`. Raises `RunNotFound`, `RunBusy`, or `UsageError` where
+        the run is done or its model cannot be had.
+        """
+        opened = self.open(run)
+        row = opened.row
+        if row["status"] == "done":
+            raise UsageError(f"run {opened.id[:8]} is done.", f"`megagraph show {opened.id[:8]}` shows it.")
+        settings = json.loads(row["settings"])
+        limits = limits or self._limits or Limits.parse(settings["limits"])
+        model = self._model if self._model is not None else row["model"]
+        choice = self._choose(model, opened.scenario, settings["base_url"])
+        unsafe = self._unsafe or settings["unsafe_programs"]
+        opened.begin(choice, limits, unsafe, self._prompts_for(opened.scenario))
+        settings["limits"] = limits.model_dump()
+        await self.home.database.write(
+            self.home.ledger(opened.id).update_run(
+                settings=json.dumps(settings), model=choice.label, rehearsal=int(choice.rehearsal)
+            )
+        )
+        return opened
+
+    def open(self, run: str) -> Run:
+        """A run to look at: its id, the beginning of it, or `last`. Raises `RunNotFound`."""
+        row = self.home.find(run)
+        folder = json.loads(row["settings"])["scenario"]
+        scenario: Scenario | None = None
+        if folder and (Path(folder) / "scenario.yaml").is_file():
+            scenario = load_scenario(Path(folder))
+        elif row["scenario"]:
+            scenario = find_scenario(row["scenario"])
+        return Run(self.home, row["run"], scenario or Scenario(row["goal"]))
+
+    def runs(self) -> list[Run]:
+        """All runs of the home, newest first."""
+        return [self.open(row["run"]) for row in self.home.runs()]
+
+    def run(self, goal: str | Scenario) -> Result:
+        """`start` and wait for the end, without `await`; works inside a running event loop too.
+
+        Ctrl-C pauses the run and raises `KeyboardInterrupt`; `resume_sync("last")` goes on with it.
+        """
+        return self._to_end(call_sync(self.start(goal)))
+
+    def resume_sync(self, run: str, *, limits: Limits | None = None) -> Result:
+        """`resume` and wait for the end, without `await`."""
+        return self._to_end(call_sync(self.resume(run, limits=limits)))
+
+    def _to_end(self, run: Run) -> Result:
+        try:
+            return call_sync(run.result())
+        except KeyboardInterrupt:
+            call_sync(run.pause("stopped by Ctrl-C"))
+            raise
+
+    async def aclose(self) -> None:
+        await asyncio.to_thread(self.close)
+
+    def close(self) -> None:
+        """Write what is left and close the home."""
+        self.home.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _scenario(self, goal: str | Scenario) -> Scenario:
+        if isinstance(goal, Scenario):
+            return goal
+        if not goal.strip():
+            raise UsageError("the goal is empty.", "Say what is to be reached, or name a scenario.")
+        return find_scenario(goal) or Scenario(goal)
+
+    def _choose(self, model: str | BaseChatModel | None, scenario: Scenario, base_url: str = "") -> ModelChoice:
+        return choose_model(
+            model,
+            base_url=self._base_url or base_url or None,
+            script=scenario.script(),
+            timeout=self._timeout,
+        )
+
+    def _prompts_for(self, scenario: Scenario) -> Prompts:
+        folders = [self._prompts, scenario.folder and scenario.folder / "prompts", self.home.path / "prompts"]
+        return Prompts([folder for folder in folders if folder])

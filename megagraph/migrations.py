@@ -1,0 +1,194 @@
+"""The tables of a home, made and brought up to date by numbered steps that are never changed afterwards.
+
+The number of the last step is SQLite's `user_version`. A file with a higher number was written by a newer
+megagraph and is refused untouched.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+from sqlite_utils import Database as Tables
+from sqlite_utils.db import Table
+
+from megagraph.errors import HomeError
+
+
+def _checkpoints(db: Tables) -> None:
+    """The two tables of LangGraph's SQLite saver."""
+    _table(db, "checkpoints").create(
+        {
+            "thread_id": str,
+            "checkpoint_ns": str,
+            "checkpoint_id": str,
+            "parent_checkpoint_id": str,
+            "type": str,
+            "checkpoint": bytes,
+            "metadata": bytes,
+        },
+        pk=("thread_id", "checkpoint_ns", "checkpoint_id"),
+        not_null={"thread_id", "checkpoint_ns", "checkpoint_id"},
+        defaults={"checkpoint_ns": ""},
+    )
+    _table(db, "writes").create(
+        {
+            "thread_id": str,
+            "checkpoint_ns": str,
+            "checkpoint_id": str,
+            "task_id": str,
+            "idx": int,
+            "channel": str,
+            "type": str,
+            "value": bytes,
+            "task_path": str,
+        },
+        pk=("thread_id", "checkpoint_ns", "checkpoint_id", "task_id", "idx"),
+        not_null={"thread_id", "checkpoint_ns", "checkpoint_id", "task_id", "idx", "channel", "task_path"},
+        defaults={"checkpoint_ns": "", "task_path": ""},
+    )
+
+
+def _ledger(db: Tables) -> None:
+    """Runs, their agents, and everything these did."""
+    _table(db, "runs").create(
+        {
+            "run": str,
+            "created": float,
+            "ended": float,
+            "seconds": float,
+            "status": str,
+            "reason": str,
+            "goal": str,
+            "scenario": str,
+            "model": str,
+            "rehearsal": int,
+            "settings": str,
+            "report": str,
+            "verdicts": str,
+        },
+        pk="run",
+    )
+    _table(db, "agents").create(
+        {
+            "run": str,
+            "name": str,
+            "lead": str,
+            "role": str,
+            "depth": int,
+            "wave": int,
+            "spec": str,
+            "effect": str,
+            "recruited": float,
+            "report": str,
+            "reported": float,
+            "closed": float,
+        },
+        pk=("run", "name"),
+    )
+    _table(db, "calls").create(
+        {
+            "run": str,
+            "agent": str,
+            "step": int,
+            "started": float,
+            "seconds": float,
+            "model": str,
+            "request": str,
+            "heard": str,
+            "letters": str,
+            "answer": str,
+            "input_tokens": int,
+            "output_tokens": int,
+            "cached_tokens": int,
+            "retries": int,
+        },
+        pk=("run", "agent", "step"),
+    )
+    _table(db, "tool_calls").create(
+        {
+            "run": str,
+            "agent": str,
+            "step": int,
+            "idx": int,
+            "tool": str,
+            "args": str,
+            "started": float,
+            "seconds": float,
+            "ok": int,
+            "result": str,
+            "effects": str,
+            "version": str,
+        },
+        pk=("run", "agent", "step", "idx"),
+    )
+    _table(db, "letters").create(
+        {
+            "run": str,
+            "id": str,
+            "sender": str,
+            "recipient": str,
+            "kind": str,
+            "text": str,
+            "sent": float,
+        },
+        pk=("run", "id"),
+    )
+    _table(db, "questions").create(
+        {
+            "run": str,
+            "id": str,
+            "agent": str,
+            "question": str,
+            "asked": float,
+            "answer": str,
+            "answered": float,
+        },
+        pk=("run", "id"),
+    )
+    _table(db, "events").create(
+        {"run": str, "seq": int, "time": float, "kind": str, "agent": str, "data": str}, pk=("run", "seq")
+    )
+    _table(db, "letters").create_index(["run", "recipient"])
+
+
+MIGRATIONS: tuple[Callable[[Tables], None], ...] = (_checkpoints, _ledger)
+
+
+def _table(db: Tables, name: str) -> Table:
+    return db.table(name)
+
+
+def migrate(path: Path, connection: sqlite3.Connection) -> None:
+    """Bring the file up to date, in one transaction.
+
+    Raises `HomeError` where the file is newer than this program, or no database of megagraph's.
+    """
+    try:
+        # Two processes may open a new home at the same moment: the second finds the work done.
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            _run(path, connection)
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+    except sqlite3.DatabaseError as error:
+        raise HomeError(
+            f"{path} cannot be used as megagraph's database ({error}).",
+            "Nothing was changed; restore it from a copy, or name another --home.",
+        ) from error
+
+
+def _run(path: Path, connection: sqlite3.Connection) -> None:
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if version > len(MIGRATIONS):
+        raise HomeError(
+            f"{path} was written by a newer megagraph (format {version}; this one knows {len(MIGRATIONS)}).",
+            "Nothing was changed; update megagraph to open it.",
+        )
+    tables = Tables(connection)
+    for step in MIGRATIONS[version:]:
+        step(tables)
+    connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")

@@ -1,0 +1,115 @@
+"""What every agent of a running organisation shares: its mailroom, ledger, files, sandbox, model and limits.
+
+It is the context of the run's graph. It can be thrown away at any moment: all of it is made again from the
+ledger, the files and the checkpoints when the run is resumed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from langgraph.errors import GraphInterrupt
+from langgraph.runtime import RunControl
+
+from megagraph.errors import LimitReached
+from megagraph.events import Event, EventKind, Stream
+from megagraph.ledger import Ledger
+from megagraph.limits import Meter
+from megagraph.mailroom import Mailroom
+from megagraph.models import Model
+from megagraph.prompts import Prompts
+from megagraph.sandbox import ProgramLimits, Sandbox
+from megagraph.specs import AgentSpec, Letter
+from megagraph.workspace import Workspace
+
+
+@dataclass
+class Organisation:
+    """The shared parts of one run, in one process."""
+
+    goal: str
+    ledger: Ledger
+    workspace: Workspace
+    model: Model
+    meter: Meter
+    prompts: Prompts
+    sandbox: Sandbox | None
+    """None where programs cannot be run; the tool then says why."""
+    no_sandbox: str
+    """Why there is no sandbox."""
+    scratch: Path
+    """A folder for what is needed only while this process works."""
+    programs: ProgramLimits = field(default_factory=ProgramLimits)
+    stream: Stream = field(default_factory=Stream)
+    control: RunControl = field(default_factory=RunControl)
+    stopped: str = ""
+    """Why the run is stopping, where it is."""
+    limit: LimitReached | None = None
+    journal: set[tuple[str, int]] = field(default_factory=set)
+    """The model calls answered in an earlier process, by agent and step."""
+    done_steps: set[tuple[str, int]] = field(default_factory=set)
+    """The turns of which an earlier process finished at least one tool call."""
+    answers: dict[str, str] = field(default_factory=dict)
+    """A person's answers, by question."""
+    last_event: int = 0
+    mailroom: Mailroom = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.mailroom = Mailroom(self._notice, self._changed)
+
+    async def restore(self) -> None:
+        """Fill in what earlier processes of this run have done."""
+        await asyncio.to_thread(self._restore)
+
+    def _restore(self) -> None:
+        for spec, report, closed in self.ledger.agents():
+            self.mailroom.add(spec, report=report, closed=closed)
+        self.mailroom.restore(self.ledger.letters())
+        self.journal = self.ledger.journal()
+        self.done_steps = self.ledger.done_steps()
+        self.answers = self.ledger.answers()
+        self.last_event = self.ledger.last_event()
+
+    def emit(self, kind: EventKind, agent: str = "", **data: Any) -> None:
+        """Tell whoever listens, and keep it."""
+        self.last_event += 1
+        event = Event(self.last_event, time.time(), kind, agent, data)
+        self.ledger.database.post(self.ledger.event(event))
+        self.stream.send(event)
+
+    def spec(self, name: str) -> AgentSpec:
+        return self.mailroom.places[name].spec
+
+    def stop(self, reason: str) -> None:
+        """Let every agent stop at its next step; nothing in flight is lost."""
+        if not self.stopped:
+            self.stopped = reason
+            self.control.request_drain(reason)
+            self.mailroom.park()
+
+    def park(self) -> GraphInterrupt:
+        """What a node raises to stay unfinished: it writes nothing and runs again on resume."""
+        return GraphInterrupt(())
+
+    def close(self, names: list[str]) -> None:
+        """Note that these agents' work is over."""
+        if names:
+            self.ledger.database.post(*self.ledger.closed(names))
+            for name in names:
+                self.emit("closed", name)
+
+    def _notice(self, lead: str, text: str) -> None:
+        letter = Letter(f"notice/{lead}/{uuid.uuid4().hex[:8]}", "notice", lead, "notice", text)
+        self.ledger.database.post(self.ledger.letter(letter))
+        self.emit("letter", "", to=lead, letter=letter.id, about="notice", text=text)
+        self.mailroom.deliver(letter)
+
+    def _changed(self, agent: str, state: str, why: str) -> None:
+        kinds: Mapping[str, EventKind] = {"waiting": "waiting", "asking": "asking"}
+        self.emit(kinds[state], agent, why=why)

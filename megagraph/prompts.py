@@ -1,0 +1,73 @@
+"""What agents are told: plain Markdown files with `${fields}`, which a user can override one by one.
+
+A file of the same name in a scenario's or the home's `prompts` folder takes the place of the package's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from string import Template
+
+from megagraph.errors import UsageError
+from megagraph.specs import AgentSpec, Report
+
+NAMES = ("system", "boss", "task")
+
+
+class Prompts:
+    """The prompts of one run. `folders` are looked through first to last, then the package's own."""
+
+    def __init__(self, folders: Sequence[Path] = ()) -> None:
+        self._templates = {name: Template(_find(name, folders)) for name in NAMES}
+
+    def system(self, spec: AgentSpec) -> str:
+        """Who the agent is and how the organisation works. The same for its whole life."""
+        lead = f"Your lead is `{spec.lead}`.\n" if spec.lead else "You lead the whole organisation.\n"
+        return self._fill("system", name=spec.name, role=spec.role, lead_line=lead)
+
+    def task(self, spec: AgentSpec, goal: str, mates: Sequence[AgentSpec], inputs: Mapping[str, Report | None]) -> str:
+        """What the agent is to do, whom it works with, and what the ones it waited for have reported."""
+        if not spec.lead:
+            return self._fill("boss", goal=goal)
+        team = "".join(f"- {m.name}: {m.role}{_owes(m)}\n" for m in mates)
+        reports = "\n".join(_input(name, report) for name, report in inputs.items())
+        return self._fill(
+            "task",
+            goal_line=goal.strip().splitlines()[0][:300] if goal.strip() else "",
+            instructions=spec.instructions,
+            deliverables=", ".join(spec.deliverables) or "a report",
+            team=f"\nYour team mates:\n{team}" if team else "",
+            inputs=f"\nWhat you waited for is there:\n{reports}" if reports else "",
+        )
+
+    def _fill(self, template: str, **fields: str) -> str:
+        return self._templates[template].safe_substitute(fields).strip()
+
+
+def _owes(spec: AgentSpec) -> str:
+    return f" (delivers {', '.join(spec.deliverables)})" if spec.deliverables else ""
+
+
+def _input(name: str, report: Report | None) -> str:
+    if report is None:
+        return f"- {name} was dismissed; do without its work."
+    return f"- {name} reports: " + report.text().replace("\n", "\n  ")
+
+
+def _find(name: str, folders: Sequence[Path]) -> str:
+    for folder in folders:
+        path = folder / f"{name}.md"
+        if path.is_file():
+            try:
+                return path.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise UsageError(f"the prompt {path} cannot be read ({error}).") from error
+    return _packaged(name)
+
+
+@cache
+def _packaged(name: str) -> str:
+    return (resources.files("megagraph") / "prompts" / f"{name}.md").read_text(encoding="utf-8")

@@ -1,0 +1,273 @@
+"""A scripted chat model: it plays every agent of a scenario, and no language model is called.
+
+A script is a generator function per agent. What it yields is the agent's next turn; what it is sent back is
+what the agent heard since. On every call the generator is replayed over the conversation, so the model keeps
+no state of its own: it plays on after a crash, in another process, and behind an HTTP server.
+
+    def tester(brief):
+        heard = yield write_file("check.py", SOURCE), run_program("check.py")
+        if "exit code 0" not in heard.text:
+            heard = yield talk("coder", "check.py fails:\\n" + heard.text)
+        yield finish("All checks pass.", ["check.py"])
+
+    script = Script({"tester": tester})
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import re
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.messages.utils import count_tokens_approximately
+from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.runnables import Runnable
+
+from megagraph.errors import UsageError
+
+FAULT_PREFIX = "fault_"
+"""Tool-call ids that begin so were spoilt on the wire by a test server; a replay passes over their turns."""
+
+_NAME = re.compile(r"Your name is `([a-z0-9_]+)`")
+_LETTER = re.compile(r'<letter from="([^"]*)" kind="([^"]*)">\n(.*?)\n</letter>', re.S)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One tool call of a turn."""
+
+    tool: str
+    args: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What an agent heard between two of its turns."""
+
+    results: tuple[str, ...] = ()
+    """The tool results, in the order of the calls."""
+    letters: tuple[tuple[str, str, str], ...] = ()
+    """(sender, kind, text) of each letter; kinds are `message`, `report`, `failure` and `notice`."""
+    text: str = ""
+    """Everything heard, as one text."""
+
+    def report_of(self, name: str) -> str | None:
+        """The last report of `name` among the letters, or None."""
+        return next((t for s, kind, t in reversed(self.letters) if s == name and kind == "report"), None)
+
+
+@dataclass(frozen=True)
+class Brief:
+    """Who the agent is and what it was given."""
+
+    name: str
+    task: str
+
+
+Turn: TypeAlias = str | Call | Sequence[str | Call]
+Part: TypeAlias = Callable[[Brief], Generator[Turn, Heard, None]]
+
+
+def call(tool: str, **args: Any) -> Call:
+    """A call of any tool, by its name."""
+    return Call(tool, args)
+
+
+def recruit(*agents: Mapping[str, Any]) -> Call:
+    return call("recruit", agents=[dict(a) for a in agents])
+
+
+def talk(to: str | Sequence[str], message: str) -> Call:
+    return call("talk", to=[to] if isinstance(to, str) else list(to), message=message)
+
+
+def list_files(pattern: str = "") -> Call:
+    return call("list_files", pattern=pattern)
+
+
+def read_file(path: str) -> Call:
+    return call("read_file", path=path)
+
+
+def write_file(path: str, content: str) -> Call:
+    return call("write_file", path=path, content=content)
+
+
+def run_program(path: str, args: Sequence[str] = (), stdin: str = "") -> Call:
+    return call("run_program", path=path, args=list(args), stdin=stdin)
+
+
+def update_todo(todo: Sequence[str], done: Sequence[str] = ()) -> Call:
+    return call("update_todo", todo=list(todo), done=list(done))
+
+
+def finish(summary: str, artefacts: Sequence[str] = ()) -> Call:
+    return call("finish", summary=summary, artefacts=list(artefacts))
+
+
+def wait_for(heard: Heard, names: Sequence[str]) -> Generator[Turn, Heard, dict[str, str]]:
+    """Wait, with turns that ask for nothing, until each of `names` has reported; their reports by name.
+
+    Use it as `reports = yield from wait_for(heard, ["coder", "tester"])`.
+    """
+    reports: dict[str, str] = {}
+    while True:
+        reports |= {sender: text for sender, kind, text in heard.letters if kind == "report"}
+        missing = [name for name in names if name not in reports]
+        if not missing:
+            return reports
+        heard = yield f"I wait for {', '.join(missing)}."
+
+
+@dataclass(frozen=True)
+class Script:
+    """Parts by agent name. `default` plays the agents that have no part of their own."""
+
+    parts: Mapping[str, Part]
+    default: Part | None = None
+    pace: float = 0.0
+    """Seconds an answer takes, so that a rehearsal can be watched."""
+
+    def answer(self, messages: Sequence[BaseMessage]) -> AIMessage:
+        """The next turn of the agent whose conversation this is.
+
+        Raises `UsageError` where the script has no part for the agent, or its part has ended.
+        """
+        brief = read_brief(messages)
+        part = self.parts.get(brief.name, self.default)
+        if part is None:
+            raise UsageError(f"the rehearsal has no part for the agent `{brief.name}`")
+        generator = part(brief)
+        n = 0
+        try:
+            turn = next(generator)
+            for heard in _heard_by_turn(messages):
+                n += 1
+                turn = generator.send(heard)
+        except StopIteration:
+            turn = "I have nothing more to do."
+        return _message(brief.name, n, turn, messages)
+
+
+def load_script(path: Path) -> Script:
+    """The object `script` of a rehearsal file. Raises `UsageError` where there is none."""
+    spec = importlib.util.spec_from_file_location(f"megagraph_rehearsal_{path.parent.name}", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise UsageError(f"no rehearsal at {path}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    script = getattr(module, "script", None)
+    if not isinstance(script, Script):
+        raise UsageError(f"{path} defines no `script = Script(...)`")
+    return script
+
+
+class RehearsalModel(BaseChatModel):
+    """The chat model over a `Script`. Token counts are approximate, and say what a model would be sent."""
+
+    script: Any
+    """A `Script`."""
+
+    @property
+    def _llm_type(self) -> str:
+        return "rehearsal"
+
+    def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Runnable[Any, AIMessage]:
+        return self
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        answer = self.script.answer(messages)
+        answer.usage_metadata = _usage(messages, answer)
+        return ChatResult(generations=[ChatGeneration(message=answer)])
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        if self.script.pace:
+            await asyncio.sleep(self.script.pace)
+        return self._generate(messages)
+
+
+def read_brief(messages: Sequence[BaseMessage]) -> Brief:
+    """Whose conversation this is, read from the system prompt, and the task it was given."""
+    system = next((str(m.content) for m in messages if isinstance(m, SystemMessage)), "")
+    found = _NAME.search(system)
+    if found is None:
+        raise UsageError("the rehearsal cannot tell whose turn it is: no `Your name is …` in the prompt")
+    task = next((str(m.content) for m in messages if isinstance(m, HumanMessage)), "")
+    return Brief(found[1], task)
+
+
+def _heard_by_turn(messages: Sequence[BaseMessage]) -> Iterator[Heard]:
+    """What was heard after each of the script's own turns. Spoilt turns are passed over."""
+    heard: list[BaseMessage] = []
+    begun = skipping = False
+    for message in messages:
+        if isinstance(message, AIMessage):
+            skipping = _spoilt(message)
+            if skipping:
+                continue
+            if begun:
+                yield _heard(heard)
+            begun, heard = True, []
+        elif not (skipping and isinstance(message, ToolMessage)) and not message.text.startswith("<note>"):
+            heard.append(message)
+    if begun:
+        yield _heard(heard)
+
+
+def _spoilt(message: AIMessage) -> bool:
+    calls = [*message.tool_calls, *message.invalid_tool_calls]
+    return any((c["id"] or "").startswith(FAULT_PREFIX) for c in calls) or not (calls or message.text)
+
+
+def _heard(messages: Sequence[BaseMessage]) -> Heard:
+    texts = [m.text for m in messages]
+    mail = "\n".join(m.text for m in messages if isinstance(m, HumanMessage))
+    return Heard(
+        results=tuple(m.text for m in messages if isinstance(m, ToolMessage)),
+        letters=tuple((s, k, t) for s, k, t in _LETTER.findall(mail)),
+        text="\n".join(texts),
+    )
+
+
+def _message(name: str, n: int, turn: Turn, messages: Sequence[BaseMessage]) -> AIMessage:
+    items = [turn] if isinstance(turn, str | Call) else list(turn)
+    calls = [item for item in items if isinstance(item, Call)]
+    return AIMessage(
+        content="\n".join(item for item in items if isinstance(item, str)),
+        tool_calls=[
+            {"name": c.tool, "args": dict(c.args), "id": f"{name}_{n}_{i}", "type": "tool_call"}
+            for i, c in enumerate(calls)
+        ],
+        response_metadata={"model_name": "rehearsal", "finish_reason": "tool_calls" if calls else "stop"},
+    )
+
+
+def _usage(messages: Sequence[BaseMessage], answer: AIMessage) -> UsageMetadata:
+    count = partial(count_tokens_approximately, use_usage_metadata_scaling=False)
+    tokens_in, tokens_out = count(list(messages)), count([answer])
+    return {
+        "input_tokens": tokens_in,
+        "output_tokens": tokens_out,
+        "total_tokens": tokens_in + tokens_out,
+    }

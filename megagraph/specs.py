@@ -1,0 +1,118 @@
+"""The plain data of an organisation: what an agent is told, what it hands in, what it is sent.
+
+All of it is checkpointed or stored, so it stays JSON-plain.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
+"""A legal agent name. It becomes a graph node, so `:` and `|` can never be in it."""
+
+RESERVED_NAMES = frozenset({"boss", "desk", "human", "think", "act", "team", "wait", "input", "everyone"})
+"""Names that a recruit cannot have: graph nodes, and senders of letters that are not agents."""
+
+BOSS = "boss"
+
+Seat = Literal["boss", "member", "desk"]
+"""Where an agent's loop runs: at the root, as a member of a team, or at the desk of the team it leads."""
+
+LetterKind = Literal["message", "report", "failure", "notice", "answer"]
+
+
+@dataclass(frozen=True)
+class AgentSpec:
+    """What an agent is told when it is recruited."""
+
+    name: str
+    role: str
+    instructions: str
+    deliverables: tuple[str, ...] = ()
+    """Paths of files that must exist when the agent reports."""
+    depends_on: tuple[str, ...] = ()
+    """Team mates whose accepted report this agent waits for."""
+    lead: str = ""
+    """Who recruited it; empty for the boss."""
+    depth: int = 0
+    """0 for the boss, 1 for its recruits, and so on."""
+    wave: int = 0
+    """How many teams its lead had opened before the one this agent is in, one inside the other."""
+
+    def dump(self) -> dict[str, Any]:
+        return asdict(self) | {"deliverables": list(self.deliverables), "depends_on": list(self.depends_on)}
+
+    @classmethod
+    def load(cls, data: dict[str, Any]) -> AgentSpec:
+        lists = {key: tuple(data[key]) for key in ("deliverables", "depends_on")}
+        return cls(**{**data, **lists})
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an agent hands in with `finish`, or with a turn that asks for nothing."""
+
+    summary: str
+    artefacts: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    """What it owed and did not hand in: deliverables that are not there, todos left open."""
+    failed: bool = False
+
+    @property
+    def accepted(self) -> bool:
+        """True where nothing is missing, so that dependents may start."""
+        return not (self.failed or self.missing)
+
+    def dump(self) -> dict[str, Any]:
+        return asdict(self) | {"artefacts": list(self.artefacts), "missing": list(self.missing)}
+
+    @classmethod
+    def load(cls, data: dict[str, Any]) -> Report:
+        return cls(data["summary"], tuple(data["artefacts"]), tuple(data["missing"]), data["failed"])
+
+    def text(self) -> str:
+        """The report as its lead reads it."""
+        lines = [self.summary.strip() or "(no summary)"]
+        if self.artefacts:
+            lines.append("Artefacts: " + ", ".join(self.artefacts))
+        if self.missing:
+            lines.append("Missing: " + ", ".join(self.missing))
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Letter:
+    """One message between two agents. `id` is `sender/step/index`, the same again after a crash."""
+
+    id: str
+    sender: str
+    to: str
+    kind: LetterKind
+    text: str
+
+    def render(self) -> str:
+        """The letter as its reader sees it. The text cannot close the letter or forge another."""
+        body = re.sub(r"<(/?letter)", r"‹\1", self.text)
+        return f'<letter from="{self.sender}" kind="{self.kind}">\n{body}\n</letter>'
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome of one check."""
+
+    check: str
+    passed: bool
+    detail: str = ""
+
+    def dump(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Todo:
+    """An agent's own list."""
+
+    open: tuple[str, ...] = ()
+    done: tuple[str, ...] = field(default=())

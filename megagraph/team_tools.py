@@ -1,0 +1,259 @@
+"""The tools agents lead, talk and report with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from graphlib import CycleError, TopologicalSorter
+
+from pydantic import Field
+
+from megagraph.errors import ToolError
+from megagraph.specs import NAME, RESERVED_NAMES, AgentSpec, Letter, Report
+from megagraph.tools import Args, Caller, Result, Tool
+
+MAX_LETTER = 8_000
+"""Characters of one letter. What is longer belongs into a file."""
+
+
+class Recruitment(Args):
+    """One agent to recruit."""
+
+    name: str = Field(description="A short name: a letter, then letters, digits and underscores, all lower case.")
+    role: str = Field(description="What it is, in a few words.")
+    instructions: str = Field(description="What it has to do. It knows nothing else, so let it stand on its own.")
+    deliverables: list[str] = Field(default=[], description="Paths of the files it must deliver.")
+    depends_on: list[str] = Field(
+        default=[], description="Names of team mates that must have reported before it starts."
+    )
+
+
+class Recruit(Args):
+    """Recruit agents as your team. They start as soon as those they depend on have reported, work in parallel,
+    and report to you by letter."""
+
+    agents: list[Recruitment] = Field(min_length=1, description="The agents to recruit.")
+
+
+class Talk(Args):
+    """Send a letter to your lead, to team mates, or to your own recruits. A recruit that has reported wakes and
+    works again."""
+
+    to: list[str] | str = Field(description="The names of the agents it is for.")
+    message: str = Field(min_length=1, description="What they need to know in order to act.")
+
+
+class Dismiss(Args):
+    """Let recruits of yours go: their work ends, and whoever waits for them does without."""
+
+    agents: list[str] = Field(min_length=1, description="The names of the recruits.")
+    reason: str = Field(default="", description="Why.")
+
+
+class UpdateTodo(Args):
+    """Replace your list of open points, and say what you have done."""
+
+    todo: list[str] = Field(default=[], description="All points that are open now.")
+    done: list[str] = Field(default=[], description="Points done since the last update.")
+
+
+class Finish(Args):
+    """Hand in your work. Your team, if you have one, is over with it."""
+
+    summary: str = Field(min_length=1, description="What you did, and how you know that it works.")
+    artefacts: list[str] = Field(default=[], description="Paths of the files that are the result.")
+
+
+async def recruit(caller: Caller, args: Recruit, effect: str) -> Result:
+    org, lead = caller.org, caller.spec
+    _check_recruits(caller, args.agents)
+    taken = set(org.mailroom.places)
+    names = {wish.name: _free_name(wish.name, taken) for wish in args.agents}
+    specs = [
+        AgentSpec(
+            name=names[wish.name],
+            role=wish.role,
+            instructions=wish.instructions,
+            deliverables=tuple(wish.deliverables),
+            depends_on=tuple(names.get(d, d) for d in wish.depends_on),
+            lead=lead.name,
+            depth=lead.depth + 1,
+            wave=caller.wave,
+        )
+        for wish in args.agents
+    ]
+    for spec in specs:
+        org.mailroom.add(spec)
+    renamed = [f"{old} is called {new}, since the name was taken" for old, new in names.items() if old != new]
+
+    def after() -> None:
+        for spec in specs:
+            org.emit(
+                "recruited",
+                spec.name,
+                lead=lead.name,
+                role=spec.role,
+                depends_on=list(spec.depends_on),
+                deliverables=list(spec.deliverables),
+            )
+
+    return Result(
+        f"Recruited: {', '.join(s.name for s in specs)}. Their reports and questions will reach you as letters."
+        + ("".join(f" Note: {line}." for line in renamed)),
+        effects={"plan": [spec.dump() for spec in specs]},
+        statements=[org.ledger.recruited(spec, effect) for spec in specs],
+        after=after,
+    )
+
+
+def _check_recruits(caller: Caller, wishes: Sequence[Recruitment]) -> None:
+    """Raise `ToolError` with everything that is wrong with the plan."""
+    org, lead = caller.org, caller.spec
+    limits, problems = org.meter.limits, []
+    names = [wish.name for wish in wishes]
+    for name in sorted(set(names)):
+        if not NAME.fullmatch(name):
+            problems.append(f"`{name[:60]}` is no legal name (a–z, 0–9 and _, a letter first, at most 48)")
+        elif name in RESERVED_NAMES:
+            problems.append(f"the name `{name}` is reserved")
+        if names.count(name) > 1:
+            problems.append(f"the name `{name}` is there {names.count(name)} times")
+    mates = set(org.mailroom.open_members(lead.name))
+    for wish in wishes:
+        for dependency in wish.depends_on:
+            if dependency == wish.name:
+                problems.append(f"`{wish.name}` depends on itself")
+            elif dependency not in names and dependency not in mates:
+                problems.append(f"`{wish.name}` depends on `{dependency}`, who is not in the team")
+    try:
+        tuple(TopologicalSorter({wish.name: wish.depends_on for wish in wishes}).static_order())
+    except CycleError as error:
+        ring = list(dict.fromkeys(error.args[1]))
+        if len(ring) > 1:
+            problems.append("these wait for one another in a ring: " + " → ".join([*ring, ring[0]]))
+    if lead.depth + 1 > limits.depth:
+        problems.append(f"you are on level {lead.depth} and the limit is {limits.depth}: do the work yourself")
+    if len(mates) + len(wishes) > limits.width:
+        problems.append(
+            f"a team may have {limits.width} members: {len(mates)} are there and {len(wishes)} are asked for"
+        )
+    total = len(org.mailroom.places)
+    if total + len(wishes) > limits.agents:
+        problems.append(
+            f"the organisation may have {limits.agents} agents in all: {total} are there"
+            f" and {len(wishes)} are asked for"
+        )
+    if problems:
+        raise ToolError("nobody was recruited: " + "; ".join(problems) + ".")
+
+
+def _free_name(name: str, taken: set[str]) -> str:
+    """`name`, or the first free one with a number behind it."""
+    free, number = name, 2
+    while free in taken:
+        suffix = f"_{number}"
+        free, number = name[: 48 - len(suffix)] + suffix, number + 1
+    taken.add(free)
+    return free
+
+
+async def talk(caller: Caller, args: Talk, effect: str) -> Result:
+    org, sender = caller.org, caller.spec.name
+    recipients = list(dict.fromkeys([args.to] if isinstance(args.to, str) else args.to))
+    reach = org.mailroom.reach(sender)
+    unknown = [name for name in recipients if name not in reach]
+    if unknown or not recipients:
+        who = ", ".join(f"`{name[:60]}`" for name in unknown) or "nobody"
+        raise ToolError(f"nothing was sent: {who} cannot be reached. You can write to: {', '.join(reach) or 'nobody'}.")
+    if len(args.message) > MAX_LETTER:
+        raise ToolError(
+            f"nothing was sent: the letter has {len(args.message)} characters, and {MAX_LETTER} are allowed."
+            " Write it into a file and name the path."
+        )
+    letters = [Letter(f"{effect}/{i}", sender, name, "message", args.message) for i, name in enumerate(recipients)]
+    return Result(
+        f"Sent to {', '.join(recipients)}.",
+        statements=[org.ledger.letter(letter) for letter in letters],
+        after=lambda: post(caller, letters),
+    )
+
+
+def post(caller: Caller, letters: Sequence[Letter]) -> None:
+    """Deliver letters whose rows are durable."""
+    for letter in letters:
+        caller.org.emit(
+            "letter", letter.sender, to=letter.to, letter=letter.id, about=letter.kind, text=letter.text[:500]
+        )
+        caller.org.mailroom.deliver(letter)
+
+
+async def dismiss(caller: Caller, args: Dismiss, effect: str) -> Result:
+    org = caller.org
+    mine = org.mailroom.open_members(caller.spec.name)
+    unknown = [name for name in args.agents if name not in mine]
+    if unknown:
+        raise ToolError(
+            f"nobody was dismissed: {', '.join(unknown)} is not in your team. It has: {', '.join(mine) or 'nobody'}."
+        )
+    names = [name for member in args.agents for name in org.mailroom.close(member)]
+    org.close(names)
+    return Result(f"Dismissed: {', '.join(names)}.")
+
+
+async def update_todo(caller: Caller, args: UpdateTodo, effect: str) -> Result:
+    done = list(dict.fromkeys([*caller.todo.get("done", []), *args.done]))
+    return Result(f"{len(args.todo)} open, {len(done)} done.", effects={"todo": {"open": args.todo, "done": done}})
+
+
+async def finish(caller: Caller, args: Finish, effect: str) -> Result:
+    org, spec = caller.org, caller.spec
+    missing = await owed(caller, args.artefacts)
+    # From here to the closing of the team nothing is awaited: what is quiet stays quiet.
+    if busy := org.mailroom.busy(spec.name):
+        raise ToolError(
+            f"your team is still at work: {'; '.join(busy)}. Their letters will wake you; answer with a short text"
+            " to wait, or dismiss whom you no longer need."
+        )
+    missing += org.mailroom.unaccepted(spec.name)
+    if missing and not caller.told:
+        return Result(
+            f"Error: not handed in, since this is missing: {'; '.join(missing)}. Mend it, or call finish again"
+            " and say in the summary why it must stay so.",
+            ok=False,
+            effects={"told": True},
+        )
+    report = Report(args.summary, tuple(args.artefacts), tuple(missing))
+    org.close(org.mailroom.close_team(spec.name))
+    letters = [Letter(f"{effect}/0", spec.name, spec.lead, "report", report.text())] if spec.lead else []
+
+    def after() -> None:
+        org.emit("reported", spec.name, summary=report.summary[:500], missing=missing)
+        org.mailroom.report(spec.name, report)
+        post(caller, letters)
+
+    return Result(
+        "Handed in.",
+        effects={"report": report.dump(), "told": False},
+        statements=[
+            org.ledger.reported(spec.name, report),
+            *(org.ledger.letter(letter) for letter in letters),
+        ],
+        after=after,
+    )
+
+
+async def owed(caller: Caller, artefacts: Sequence[str] = ()) -> list[str]:
+    """What the agent has promised and not delivered: files that are not there, points that are open."""
+    paths = list(dict.fromkeys([*caller.spec.deliverables, *artefacts]))
+    there = await asyncio.to_thread(caller.org.workspace.paths)
+    absent = [f"the file {path}" for path in paths if path.removeprefix("./") not in there]
+    return [*absent, *(f"the open point “{point}”" for point in caller.todo.get("open", []))]
+
+
+TEAM_TOOLS = (
+    Tool("recruit", Recruit, recruit),
+    Tool("talk", Talk, talk),
+    Tool("dismiss", Dismiss, dismiss),
+    Tool("update_todo", UpdateTodo, update_todo),
+    Tool("finish", Finish, finish),
+)

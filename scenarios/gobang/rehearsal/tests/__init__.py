@@ -1,0 +1,1 @@
+"""The tests of the game: `python run_tests.py`."""

@@ -1,0 +1,101 @@
+"""A run in child processes that are killed at random moments and resumed until it is done."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from megagraph import MegaGraph
+from tests.model_server import ModelServer
+
+
+@dataclass
+class Campaign:
+    """What came of it."""
+
+    kills: int = 0
+    """Kills that met a process at work."""
+    depths: Counter[int] = field(default_factory=Counter)
+    """How often an agent of each depth had a call in flight when its process was killed."""
+    paid_twice: list[tuple[str, int]] = field(default_factory=list)
+    """(agent, step) of the calls that were journalled before a kill and sent again after it."""
+    letters_lost: list[str] = field(default_factory=list)
+    letters_doubled: list[str] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)
+    agents: list[str] = field(default_factory=list)
+    status: str = ""
+
+
+def command(*args: str, home: Path, url: str) -> list[str]:
+    return [sys.executable, "-m", "megagraph", *args, "--home", str(home), "--model", "openai:scripted", "--base-url", url]
+
+
+def run_campaign(server: ModelServer, home: Path, seed: int, kills: int, longest: float = 0.4) -> Campaign:
+    """Start a run, kill it `kills` times at random moments of its work, resume it each time, and let it end."""
+    chance, campaign = random.Random(seed), Campaign()
+    journalled: list[tuple[float, set[tuple[str, int]]]] = []
+    args = ["run", "Write the files."]
+    env = {**os.environ, "OPENAI_API_KEY": "test", "PYTHONPATH": os.getcwd()}
+    for _ in range(40 * kills):
+        before = len(server.log)
+        with (home.parent / "child.log").open("ab") as log:
+            child = subprocess.Popen(command(*args, home=home, url=server.url), stdout=log, stderr=log, env=env)
+        if campaign.kills < kills:
+            # Counted from the first call, so that no kill is spent on the start of the interpreter.
+            while len(server.log) == before and server.in_flight == 0 and child.poll() is None:
+                time.sleep(0.005)
+            time.sleep(chance.uniform(0, longest))
+            if child.poll() is None:
+                os.kill(child.pid, signal.SIGKILL)
+                child.wait()
+                campaign.kills += 1
+                journalled.append((time.time(), _look(home, campaign)))
+        else:
+            child.wait(timeout=120)
+        if child.returncode == 0:
+            break
+        args = ["resume", "last"]
+    _judge(server, home, journalled, campaign)
+    return campaign
+
+
+def _look(home: Path, campaign: Campaign) -> set[tuple[str, int]]:
+    with MegaGraph(home=home) as mega:
+        rows = mega.home.database.read("SELECT agent, step FROM calls")
+        depths = {row["name"]: row["depth"] for row in mega.home.database.read("SELECT name, depth FROM agents")}
+        last = mega.home.database.read(
+            "SELECT agent FROM events WHERE kind = 'thinking' AND NOT EXISTS (SELECT 1 FROM events e WHERE"
+            " e.run = events.run AND e.agent = events.agent AND e.kind = 'thought' AND e.seq > events.seq)"
+        )
+        campaign.depths.update({depths[row["agent"]] for row in last})
+        return {(row["agent"], row["step"]) for row in rows}
+
+
+def _judge(
+    server: ModelServer, home: Path, journalled: list[tuple[float, set[tuple[str, int]]]], campaign: Campaign
+) -> None:
+    for record in server.log:
+        for at, calls in journalled:
+            if record.time_in > at and (record.agent, record.turn + 1) in calls:
+                campaign.paid_twice.append((record.agent, record.turn + 1))
+    with MegaGraph(home=home) as mega:
+        run = mega.open("last")
+        campaign.status = run.status
+        campaign.files = dict(run.files)
+        db = mega.home.database
+        campaign.agents = sorted(row["name"] for row in db.read("SELECT name FROM agents"))
+        read = Counter[str]()
+        for row in db.read("SELECT letters FROM calls"):
+            read.update(json.loads(row["letters"]))
+        campaign.letters_doubled = [id_ for id_, times in read.items() if times > 1]
+        letters: list[Any] = db.read("SELECT id FROM letters WHERE kind != 'notice'")
+        campaign.letters_lost = [row["id"] for row in letters if row["id"] not in read]
