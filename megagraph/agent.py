@@ -302,7 +302,8 @@ def build_agent(team: Runnable[Any, Any]) -> StateGraph[AgentState, Organisation
 
 # Asynchronous, since LangGraph sends a synchronous routing function through a thread pool.
 async def _enter(state: AgentState) -> Literal["think", "wait"]:
-    return "think" if state["seat"] == "boss" else "wait"
+    at_once = state["seat"] == "boss" or (state["seat"] == "member" and not state["spec"]["depends_on"])
+    return "think" if at_once else "wait"
 
 
 async def _leave_team(state: AgentState) -> Step:

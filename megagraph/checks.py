@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from megagraph.errors import ToolError
-from megagraph.program import Outcome, program_argv, run_program
-from megagraph.sandbox import Sandbox
+from megagraph.programs.process import Outcome, program_argv, run_program
+from megagraph.programs.sandbox import Sandbox
 from megagraph.scenario import CheckSpec, Scenario
 from megagraph.specs import Verdict
 from megagraph.workspace import Workspace

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from megagraph.errors import ToolError
 from megagraph.history import Author
-from megagraph.program import program_argv
-from megagraph.program import run_program as run_in_sandbox
+from megagraph.programs.process import program_argv
+from megagraph.programs.process import run_program as run_in_sandbox
 from megagraph.tools import Args, Caller, Result, Tool
 from megagraph.workspace import Written
 

@@ -22,6 +22,9 @@ Wake = Literal["work", "close", "park"]
 STALLS_BEFORE_END = 2
 """How often a lead is told that nothing moves before its team is ended for it."""
 
+GATHER_SECONDS = 0.05
+"""How long a report waits for others while team mates are still at work."""
+
 
 @dataclass
 class Place:
@@ -30,6 +33,8 @@ class Place:
     spec: AgentSpec
     state: Literal["working", "waiting", "asking", "closed"] = "working"
     started: bool = False
+    resting: bool = False
+    """It has reported and not worked since, though it may still be on its way to wait."""
     report: Report | None = None
     letters: dict[str, Letter] = field(default_factory=dict)
     """Everything ever sent to it, in order of arrival."""
@@ -48,6 +53,9 @@ class Place:
     def closed(self) -> bool:
         return self.state == "closed"
 
+    def go_to_work(self) -> None:
+        self.state, self.started, self.resting = "working", True, False
+
 
 class Mailroom:
     """The places of one run. `notify(lead, text)` is called when a team cannot move by itself."""
@@ -59,6 +67,7 @@ class Mailroom:
         self._notify = notify
         self._on_change = on_change or (lambda agent, state, why: None)
         self._parked = False
+        self.gather_seconds = GATHER_SECONDS
 
     # --- filling -----------------------------------------------------------------------------------------
 
@@ -67,7 +76,7 @@ class Mailroom:
         if spec.name in self.places:
             return self.places[spec.name]
         place = Place(spec, report=report, state="closed" if closed else "working")
-        place.started = report is not None
+        place.started = place.resting = report is not None
         self.places[spec.name] = place
         if spec.lead:
             self.places[spec.lead].members.append(spec.name)
@@ -97,8 +106,16 @@ class Mailroom:
     # --- letters -----------------------------------------------------------------------------------------
 
     def deliver(self, letter: Letter) -> None:
-        """File a letter and wake its reader. The same id a second time changes nothing."""
-        if self._file(letter):
+        """File a letter and wake its reader. The same id a second time changes nothing.
+
+        Members who work alike report at almost the same moment. Their lead is given the moment, so that it
+        reads them together: one model call where there would be two.
+        """
+        if not self._file(letter):
+            return
+        if letter.kind == "report" and self.gather_seconds and self._at_work(letter.to):
+            asyncio.get_running_loop().call_later(self.gather_seconds, self._wake_if_due, letter.to)
+        else:
             self._wake_if_due(letter.to)
 
     def read(self, name: str, ids: Iterable[str]) -> None:
@@ -115,7 +132,7 @@ class Mailroom:
         if self._parked:
             return "park"
         if self._due(place):
-            place.state, place.started = "working", True
+            place.go_to_work()
             return "work"
         place.state = "waiting"
         self._on_change(name, "waiting", self.why(name))
@@ -125,7 +142,7 @@ class Mailroom:
         """Note that `name` is at work (its loop went on without waiting, as after a restart)."""
         place = self.places[name]
         if not place.closed:
-            place.state, place.started = "working", True
+            place.go_to_work()
 
     async def ask(self, name: str) -> Wake:
         """Wait for a person's answer. Returns `work` when `answered` was called, else as `wait`."""
@@ -184,7 +201,7 @@ class Mailroom:
     def report(self, name: str, report: Report) -> None:
         """File `name`'s report. Dependents whose last input this was start at once."""
         place = self.places[name]
-        place.report = report
+        place.report, place.resting = report, True
         if place.spec.lead:
             self._wake_dependents(place.spec.lead)
 
@@ -255,6 +272,10 @@ class Mailroom:
         place.awaits.discard(letter.sender)
         return True
 
+    def _at_work(self, lead: str) -> bool:
+        """Whether any member of `lead` may report without further mail."""
+        return any(not self._idle(self.places[name]) for name in self.open_members(lead))
+
     def _due(self, place: Place) -> bool:
         """Whether there is something to do. Until its dependencies have reported, an agent does not start."""
         if not place.started:
@@ -275,7 +296,7 @@ class Mailroom:
             place.future.set_result(wake)
             if wake == "work":
                 # From here on it counts as working: nobody may find its team quiet before it runs.
-                place.state, place.started = "working", True
+                place.go_to_work()
                 if place.spec.lead:
                     self.places[place.spec.lead].stalls = 0
 
@@ -284,7 +305,8 @@ class Mailroom:
         return place.closed or (place.report is not None and place.report.accepted)
 
     def _idle(self, place: Place) -> bool:
-        return place.state == "waiting" and not self._due(place) and not self.open_members(place.spec.name)
+        at_rest = place.state == "waiting" or (place.resting and not place.closed)
+        return at_rest and not self._due(place) and not self.open_members(place.spec.name)
 
     def _awaited(self, place: Place) -> list[str]:
         return sorted(name for name in place.awaits if not self.places[name].closed)

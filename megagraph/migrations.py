@@ -17,36 +17,35 @@ from megagraph.errors import HomeError
 
 
 def _checkpoints(db: Tables) -> None:
-    """The two tables of LangGraph's SQLite saver."""
-    _table(db, "checkpoints").create(
-        {
-            "thread_id": str,
-            "checkpoint_ns": str,
-            "checkpoint_id": str,
-            "parent_checkpoint_id": str,
-            "type": str,
-            "checkpoint": bytes,
-            "metadata": bytes,
-        },
-        pk=("thread_id", "checkpoint_ns", "checkpoint_id"),
-        not_null={"thread_id", "checkpoint_ns", "checkpoint_id"},
-        defaults={"checkpoint_ns": ""},
+    """The two tables of LangGraph's SQLite saver.
+
+    Their keys are long (a namespace names every agent above), so they are kept once, in the rows themselves.
+    """
+    db.conn.execute(
+        """CREATE TABLE checkpoints (
+            thread_id TEXT NOT NULL,
+            checkpoint_ns TEXT NOT NULL DEFAULT '',
+            checkpoint_id TEXT NOT NULL,
+            parent_checkpoint_id TEXT,
+            type TEXT,
+            checkpoint BLOB,
+            metadata BLOB,
+            PRIMARY KEY (thread_id, checkpoint_ns, checkpoint_id)
+        ) WITHOUT ROWID"""
     )
-    _table(db, "writes").create(
-        {
-            "thread_id": str,
-            "checkpoint_ns": str,
-            "checkpoint_id": str,
-            "task_id": str,
-            "idx": int,
-            "channel": str,
-            "type": str,
-            "value": bytes,
-            "task_path": str,
-        },
-        pk=("thread_id", "checkpoint_ns", "checkpoint_id", "task_id", "idx"),
-        not_null={"thread_id", "checkpoint_ns", "checkpoint_id", "task_id", "idx", "channel", "task_path"},
-        defaults={"checkpoint_ns": "", "task_path": ""},
+    db.conn.execute(
+        """CREATE TABLE writes (
+            thread_id TEXT NOT NULL,
+            checkpoint_ns TEXT NOT NULL DEFAULT '',
+            checkpoint_id TEXT NOT NULL,
+            task_id TEXT NOT NULL,
+            idx INTEGER NOT NULL,
+            channel TEXT NOT NULL,
+            type TEXT,
+            value BLOB,
+            task_path TEXT NOT NULL DEFAULT '',
+            PRIMARY KEY (thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
+        ) WITHOUT ROWID"""
     )
 
 

@@ -95,13 +95,14 @@ def _openai(name: str, base_url: str, timeout: float) -> ModelChoice:
 
     def make() -> BaseChatModel:
         import openai
-        from langchain_openai import ChatOpenAI
         from pydantic import SecretStr
+
+        from megagraph.openai_chat import LeanChatOpenAI
 
         # httpx scans its pool on every call; under hundreds of open calls aiohttp costs a third of it.
         pool = type(openai.DEFAULT_CONNECTION_LIMITS)(max_connections=4096, max_keepalive_connections=1024)
         client = openai.DefaultAioHttpClient(timeout=timeout, limits=pool)
-        return ChatOpenAI(
+        return LeanChatOpenAI(
             model=name,
             api_key=SecretStr(key),
             base_url=base_url or None,

@@ -24,7 +24,7 @@ from megagraph.limits import Meter
 from megagraph.mailroom import Mailroom
 from megagraph.models import Model
 from megagraph.prompts import Prompts
-from megagraph.sandbox import ProgramLimits, Sandbox
+from megagraph.programs.sandbox import ProgramLimits, Sandbox
 from megagraph.specs import AgentSpec, Letter
 from megagraph.workspace import Workspace
 

@@ -23,7 +23,7 @@ from megagraph.limits import Limits, Meter
 from megagraph.models import Model, ModelChoice
 from megagraph.organisation import Organisation
 from megagraph.prompts import Prompts
-from megagraph.sandbox import Sandbox, choose_sandbox
+from megagraph.programs.sandbox import Sandbox, choose_sandbox
 from megagraph.scenario import Scenario
 from megagraph.specs import BOSS, AgentSpec, Report, Verdict
 from megagraph.team import AgentGraph, agent_graph, grown_tree

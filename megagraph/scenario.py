@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from megagraph.errors import UsageError
 from megagraph.limits import Limits
 from megagraph.rehearsal import Script, load_script
-from megagraph.sandbox import ProgramLimits
+from megagraph.programs.sandbox import ProgramLimits
 
 
 class CheckSpec(BaseModel):

@@ -6,7 +6,7 @@ import time
 import uuid
 from pathlib import Path
 
-from megagraph.sandbox import Bubblewrap, Sandbox, Sandlock, Unconfined
+from megagraph.programs.sandbox import Bubblewrap, Sandbox, Sandlock, Unconfined
 
 CONFINED: list[Sandbox] = [sandbox for sandbox in (Bubblewrap(), Sandlock()) if sandbox.problem() is None]
 ALL: list[Sandbox] = [*CONFINED, Unconfined()]

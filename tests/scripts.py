@@ -62,18 +62,18 @@ def lead(names: tuple[str, str], late: str) -> Part:
             {"name": first, "role": "worker", "instructions": f"write {first}", "deliverables": [f"{first}.txt"]},
             {"name": second, "role": "worker", "instructions": f"write {second}", "depends_on": [first]},
         )
-        reports: dict[str, str] = {}
+        reports = dict(reported(heard))
         while first not in reports:
+            heard = yield "I wait."
             reports |= reported(heard)
-            if first not in reports:
-                heard = yield "I wait."
+        del reports[first]
         heard = yield talk(first, f"again by {brief.name}")
+        reports |= reported(heard)
         heard = yield recruit({"name": late, "role": "worker", "instructions": f"write {late}"})
-        reports.pop(first)
+        reports |= reported(heard)
         while not {first, second, late} <= reports.keys():
+            heard = yield "I wait."
             reports |= reported(heard)
-            if not {first, second, late} <= reports.keys():
-                heard = yield "I wait."
         heard = yield read_file(f"{first}.txt"), list_files()
         yield write_file(f"{brief.name}.txt", "".join(f"{n}: {t}\n" for n, t in sorted(reports.items())))
         yield finish("my team is done", [f"{brief.name}.txt"])

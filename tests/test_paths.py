@@ -86,7 +86,7 @@ def test_paths_that_every_system_can_hold_are_legal(path: str) -> None:
 
 @pytest.mark.parametrize("path", HOSTILE, ids=lambda path: ascii(path)[:30])
 def test_a_path_that_leaves_the_tree_or_breaks_elsewhere_is_refused_with_the_remedy(path: str) -> None:
-    with pytest.raises(ToolError, match="not a legal path: .*relative to the shared folder") as caught:
+    with pytest.raises(ToolError, match=r"not a legal path: .*relative to the shared folder") as caught:
         legal_path(path)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 400

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-import megagraph.sandbox as sandbox_module
+import megagraph.programs.sandbox as sandbox_module
 from megagraph.errors import SandboxUnavailable, ToolError
-from megagraph.program import Clip, Outcome, program_argv, run_program
-from megagraph.sandbox import Launch, ProgramLimits, Sandbox, Unconfined, choose_sandbox
+from megagraph.programs.process import Clip, Outcome, program_argv, run_program
+from megagraph.programs.sandbox import Launch, ProgramLimits, Sandbox, Unconfined, choose_sandbox
 from tests.sandboxes import ALL, CONFINED, marked, new_mark, wait_for_file, wait_until_none
 
 confined = pytest.mark.parametrize("sandbox", CONFINED, ids=lambda sandbox: sandbox.name)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from megagraph.errors import ToolError
-from megagraph.program import Outcome
-from megagraph.sandbox import ProgramLimits, Sandbox
-from megagraph.terminal import Terminal, Terminals
+from megagraph.programs.process import Outcome
+from megagraph.programs.sandbox import ProgramLimits, Sandbox
+from megagraph.programs.terminal import Terminal, Terminals
 from tests.sandboxes import ALL, marked, new_mark, wait_for_file
 
 everywhere = pytest.mark.parametrize("sandbox", ALL, ids=lambda sandbox: sandbox.name)

@@ -49,6 +49,9 @@ def shape(own: int, free: int) -> int:
     return best
 
 
+_PAIRS: dict[tuple[int, int], tuple[int, int]] = {}
+
+
 class Shapes(dict[int, tuple[int, int]]):
     """By the code of a line's eight neighbours: what a black and a white stone would make, as tallies.
 
@@ -62,10 +65,9 @@ class Shapes(dict[int, tuple[int, int]]):
             at = i if i < REACH else i + 1
             masks[code >> 2 * i & 3] |= 1 << at
         free, black, white, _ = masks
-        found = self[code] = (
-            _tally(shape(black | _CENTRE, free)),
-            _tally(shape(white | _CENTRE, free)),
-        )
+        found = (_tally(shape(black | _CENTRE, free)), _tally(shape(white | _CENTRE, free)))
+        # One object for each pair, so that `is` tells what has not changed.
+        self[code] = found = _PAIRS.setdefault(found, found)
         return found
 
 

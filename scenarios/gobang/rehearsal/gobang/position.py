@@ -34,6 +34,10 @@ _random = random.Random(15)
 _KEYS = [[_random.getrandbits(62) for _ in range(POINTS)] for _ in range(3)]
 
 
+_Change = tuple[int, int, int, int, int]
+"""A colour, a point, and the tally, rank and value that the point had for it."""
+
+
 class Position:
     """Stones, and per colour the tally, rank and value of each empty point, kept up to date."""
 
@@ -43,6 +47,8 @@ class Position:
         """A hash of the stones."""
         self.stones = 0
         self._codes = list(_EMPTY_CODES)
+        self._changes: list[list[_Change]] = []
+        """For each stone, what it has changed: taking it back is putting that back."""
         # The lists by colour have an unused first entry, so that a colour is its own index.
         self._tallies = [list(_EMPTY_TALLIES) for _ in range(3)]
         self.ranks = [[0] * POINTS for _ in range(3)]
@@ -54,51 +60,68 @@ class Position:
 
     def place(self, point: int, colour: int) -> None:
         """Put a stone on an empty point."""
+        changes: list[_Change] = []
         for side in (BLACK, WHITE):
             self.totals[side] -= self.values[side][point]
             self.ranked[side][self.ranks[side][point]].discard(point)
-        self.cells[point] = colour
+        cells, codes, shapes = self.cells, self._codes, _SHAPES
+        cells[point] = colour
         self.key ^= _KEYS[colour][point]
         self.stones += 1
-        self._shift(point, colour)
+        # Occupied neighbours are passed over: stones leave in the reverse order in which they came, so that
+        # whatever such a neighbour misses here has been taken back before it is empty again.
+        for q, line, unit in _NEAR[point]:
+            if cells[q]:
+                continue
+            before = codes[line]
+            codes[line] = after = before + colour * unit
+            old, new = shapes[before], shapes[after]
+            if old is new:
+                continue
+            if old[0] != new[0]:
+                changes.append(self._retally(BLACK, q, new[0] - old[0]))
+            if old[1] != new[1]:
+                changes.append(self._retally(WHITE, q, new[1] - old[1]))
+        self._changes.append(changes)
 
     def take(self, point: int) -> None:
         """Take the stone back that was placed last."""
-        colour = self.cells[point]
-        self._shift(point, -colour)
+        cells, codes = self.cells, self._codes
+        colour = cells[point]
+        for side, q, tally, rank, value in reversed(self._changes.pop()):
+            self._tallies[side][q] = tally
+            now = self.ranks[side][q]
+            if rank != now:
+                self.ranked[side][now].discard(q)
+                if rank:
+                    self.ranked[side][rank].add(q)
+                self.ranks[side][q] = rank
+            self.totals[side] += value - self.values[side][q]
+            self.values[side][q] = value
+        for q, line, unit in _NEAR[point]:
+            if not cells[q]:
+                codes[line] -= colour * unit
         self.stones -= 1
         self.key ^= _KEYS[colour][point]
-        self.cells[point] = 0
+        cells[point] = 0
         for side in (BLACK, WHITE):
             self.totals[side] += self.values[side][point]
             rank = self.ranks[side][point]
             if rank:
                 self.ranked[side][rank].add(point)
 
-    def _shift(self, point: int, change: int) -> None:
-        # Occupied neighbours are passed over: stones leave in the reverse order in which they came, so that
-        # whatever such a neighbour misses here has been taken back before it is empty again.
-        cells, codes = self.cells, self._codes
-        for q, line, unit in _NEAR[point]:
-            if cells[q]:
-                continue
-            before = codes[line]
-            codes[line] = after = before + change * unit
-            black_before, white_before = _SHAPES[before]
-            black_after, white_after = _SHAPES[after]
-            if black_before != black_after:
-                self._retally(BLACK, q, black_after - black_before)
-            if white_before != white_after:
-                self._retally(WHITE, q, white_after - white_before)
-
-    def _retally(self, colour: int, point: int, change: int) -> None:
-        tallies, ranks, values = self._tallies[colour], self.ranks[colour], self.values[colour]
-        tallies[point] = tally = tallies[point] + change
+    def _retally(self, side: int, point: int, change: int) -> _Change:
+        """Count what has changed on one line of a point; what it was before."""
+        tallies, ranks, values = self._tallies[side], self.ranks[side], self.values[side]
+        old_tally, old_rank, old_value = tallies[point], ranks[point], values[point]
+        tallies[point] = tally = old_tally + change
         rank, value = _RANKS[tally]
-        if rank != ranks[point]:
-            self.ranked[colour][ranks[point]].discard(point)
+        if rank != old_rank:
+            self.ranked[side][old_rank].discard(point)
             if rank:
-                self.ranked[colour][rank].add(point)
+                self.ranked[side][rank].add(point)
             ranks[point] = rank
-        self.totals[colour] += value - values[point]
-        values[point] = value
+        if value != old_value:
+            self.totals[side] += value - old_value
+            values[point] = value
+        return side, point, old_tally, old_rank, old_value

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
-from megagraph.changes import Snapshot, changes_since, extent, snapshot
+from megagraph.programs.changes import Snapshot, changes_since, extent, snapshot
 from megagraph.errors import ToolError
-from megagraph.sandbox import Launch, ProgramLimits, Sandbox
-from megagraph.warden import children, descendants
+from megagraph.programs.sandbox import Launch, ProgramLimits, Sandbox
+from megagraph.programs.warden import children, descendants
 
 Ended: TypeAlias = Literal["exited", "stopped", "timed out", "cpu", "memory", "processes", "output", "tree", "killed"]
 """How a program came to its end: by itself, by its caller, or for what it did too much of."""

@@ -1,7 +1,7 @@
 """Where programs run: what confines them, and the choice of what this machine has for it.
 
 A sandbox turns a command into another command, one that runs it confined to a folder. Starting that one,
-feeding and reading it, watching it and stopping it are the same for all sandboxes (see `program.py` and
+feeding and reading it, watching it and stopping it are the same for all sandboxes (see `process.py` and
 `terminal.py`), so a container or a remote machine can take their place with one method.
 """
 
@@ -22,7 +22,7 @@ from typing import NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from megagraph import warden
+from megagraph.programs import warden
 from megagraph.errors import SandboxUnavailable
 
 PYTHON = getattr(sys, "_base_executable", sys.executable)

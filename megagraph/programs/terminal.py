@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from megagraph.changes import Snapshot
+from megagraph.programs.changes import Snapshot
 from megagraph.errors import ToolError
-from megagraph.program import Child, Clip, Outcome, conclude, prepare
-from megagraph.sandbox import ProgramLimits, Sandbox
+from megagraph.programs.process import Child, Clip, Outcome, conclude, prepare
+from megagraph.programs.sandbox import ProgramLimits, Sandbox
 
 QUIET = 0.2
 """Seconds without output after which a program that does nothing waits for input."""
