@@ -18,8 +18,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from megagraph.history import Author
-from megagraph.workspace import Workspace
+from megagraph.files.history import Author
+from megagraph.files.workspace import Workspace
 
 Place = Callable[[int, int], str]
 

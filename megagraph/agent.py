@@ -71,6 +71,8 @@ class AgentState(TypedDict, total=False):
     """Model calls so far."""
     wave: int
     """Teams opened so far, one inside the other."""
+    work_on: bool
+    """Whether it has work of its own to do at the desk before the first letter comes."""
     told: bool
     """Whether it has been told once what is missing."""
     report: dict[str, Any] | None
@@ -93,13 +95,13 @@ def guarded(node: Node) -> Node:
         except GraphBubbleUp:
             raise
         except LimitReached as error:
-            org.limit = org.limit or error
             org.stop(error.message)
             raise org.park() from error
         except Exception as error:
             reason = str(error) if isinstance(error, ModelError) else f"{type(error).__name__}: {error}"
             org.emit("failed", spec.name, error=reason[:2000])
             if not spec.lead:
+                org.failed = True
                 org.stop(f"the boss failed: {reason}")
                 raise org.park() from error
             return await _fail(org, state, spec, reason)
@@ -123,7 +125,8 @@ async def _hand_in(
     if spec.lead:
         statements.append(org.ledger.letter(letter))
     await org.ledger.database.write(*statements)
-    org.emit("reported", spec.name, summary=report.summary[:500], missing=list(report.missing))
+    if not report.failed:
+        org.emit("reported", spec.name, summary=report.summary[:500], missing=list(report.missing))
     org.mailroom.report(spec.name, report)
     if spec.lead:
         org.mailroom.deliver(letter)
@@ -260,7 +263,8 @@ async def act(state: AgentState, runtime: Runtime[Organisation]) -> Command[Step
     if report is not None:
         return Command(update={**update, "report": report}, goto=_after_report(state["seat"]))
     if plan:
-        return Command(update={**update, "plan": plan, "wave": caller.wave + 1}, goto="team")
+        work_on = any(row.effects.get("work_on") for row in rows)
+        return Command(update={**update, "plan": plan, "wave": caller.wave + 1, "work_on": work_on}, goto="team")
     return Command(update=update, goto="think")
 
 
@@ -302,8 +306,13 @@ def build_agent(team: Runnable[Any, Any]) -> StateGraph[AgentState, Organisation
 
 # Asynchronous, since LangGraph sends a synchronous routing function through a thread pool.
 async def _enter(state: AgentState) -> Literal["think", "wait"]:
-    at_once = state["seat"] == "boss" or (state["seat"] == "member" and not state["spec"]["depends_on"])
-    return "think" if at_once else "wait"
+    match state["seat"]:
+        case "boss":
+            return "think"
+        case "desk":
+            return "think" if state.get("work_on") else "wait"
+        case "member":
+            return "wait" if state["spec"]["depends_on"] else "think"
 
 
 async def _leave_team(state: AgentState) -> Step:
@@ -374,7 +383,8 @@ def _mail(letters: Sequence[Letter]) -> str:
     parts = [letter.render() for letter in whole]
     if folded:
         lines = [f"- {x.sender} ({x.kind}): {' '.join(x.text.split())[:160]}" for x in folded]
-        parts.insert(0, f"({len(folded)} older letters, in short:)\n" + "\n".join(lines))
+        head = f"({len(folded)} older letters, in short; `read_letters` shows them whole:)"
+        parts.insert(0, "\n".join([head, *lines]))
     return "\n".join(parts)
 
 

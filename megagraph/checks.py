@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from megagraph.errors import ToolError
+from megagraph.files.workspace import Workspace
 from megagraph.programs.process import Outcome, program_argv, run_program
 from megagraph.programs.sandbox import Sandbox
 from megagraph.scenario import CheckSpec, Scenario
 from megagraph.specs import Verdict
-from megagraph.workspace import Workspace
 
 _JUDGE = "_judge"
 

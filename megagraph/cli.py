@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import json
-import signal
+import re
+import sqlite3
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from megagraph.errors import MegagraphError, UsageError
+from megagraph.errors import HomeError, MegagraphError, UsageError
 
 if TYPE_CHECKING:
     from megagraph.limits import Limits
     from megagraph.mega import MegaGraph
-    from megagraph.run import Result, Run
+    from megagraph.run import Run
 
 # Importing LangGraph takes most of a second: every command does it when it needs it, `--help` never.
 
@@ -30,26 +32,28 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-OK, FAILED_CHECKS, USAGE, NOT_DONE, INTERRUPTED = 0, 1, 2, 3, 130
+USAGE = 2
+"""The exit code where what was asked for cannot be."""
 
 Home = Annotated[
-    Optional[Path],  # noqa: UP045 - typer reads the annotation at run time
-    typer.Option("--home", envvar="MEGAGRAPH_HOME", help="The folder that keeps the runs. [default: .megagraph]"),
+    Path | None,
+    typer.Option("--home", envvar="MEGAGRAPH_HOME", help="The folder that keeps the runs.  [default: .megagraph]"),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, as described in docs/cli.md.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, as docs/cli.md describes it.")]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, the beginning of it, or `last`.")]
 Model = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option("--model", help="openai:NAME, or `rehearsal` for a scenario's scripted model."),
 ]
 BaseUrl = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option("--base-url", envvar="OPENAI_BASE_URL", help="An OpenAI-compatible server."),
 ]
-LimitOption = Annotated[
-    list[str],
+LimitOptions = Annotated[
+    list[str] | None,
     typer.Option("--limit", metavar="NAME=VALUE", help="Set a limit, such as calls=200. Repeatable."),
 ]
+Out = Annotated[Path | None, typer.Option("--out", file_okay=False, help="Write the files to this folder.")]
 Unsafe = Annotated[
     bool,
     typer.Option("--unsafe-programs", help="Run agents' programs without a sandbox where there is none."),
@@ -62,34 +66,39 @@ def run(
     goal: Annotated[str, typer.Argument(metavar='SCENARIO|"GOAL"', help="A scenario's name or folder, or a goal.")],
     model: Model = None,
     base_url: BaseUrl = None,
-    limit: LimitOption = [],  # noqa: B006
+    limit: LimitOptions = None,
     home: Home = None,
-    out: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--out", help="Write the files to this folder at the end."),
-    ] = None,
+    out: Out = None,
     unsafe_programs: Unsafe = False,
     timeout: Timeout = 300.0,
     as_json: Json = False,
 ) -> None:
     """Start a run, show it while it works, and print its verdict."""
+    from megagraph.foreground import work
     from megagraph.mega import MegaGraph
-    from megagraph.scenario import find_scenario
-
-    async def start(mega: MegaGraph) -> Run:
-        return await mega.start(goal)
+    from megagraph.scenario import find_scenario, shipped_scenarios
 
     scenario = find_scenario(goal)
-    base = scenario.limits if scenario else None
+    # A name that was mistyped must not be taken for a goal, and paid for.
+    if scenario is None and re.fullmatch(r"[\w.~/\\-]+", goal, re.ASCII):
+        raise UsageError(
+            f"there is no scenario `{goal}`, and one word is no goal.",
+            f"Shipped scenarios: {', '.join(shipped_scenarios())}. Or name a folder with a scenario.yaml, or say the "
+            "goal in a sentence.",
+        )
+
+    async def start(mega: MegaGraph) -> Run:
+        return await mega.start(scenario or goal)
+
     mega = MegaGraph(
         model,
-        limits=_limits(limit, base) if limit else None,
+        limits=_limits(limit, scenario.limits if scenario else None) if limit else None,
         home=home,
         base_url=base_url,
         timeout=timeout,
         unsafe_programs=unsafe_programs,
     )
-    _work(mega, start, as_json, out)
+    sys.exit(work(mega, start, as_json=as_json, out=out))
 
 
 @app.command()
@@ -97,17 +106,15 @@ def resume(
     run_id: RunId = "last",
     model: Model = None,
     base_url: BaseUrl = None,
-    limit: LimitOption = [],  # noqa: B006
+    limit: LimitOptions = None,
     home: Home = None,
-    out: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--out", help="Write the files to this folder at the end."),
-    ] = None,
+    out: Out = None,
     unsafe_programs: Unsafe = False,
     timeout: Timeout = 300.0,
     as_json: Json = False,
 ) -> None:
     """Go on with a run where it was left. No finished model call is paid twice."""
+    from megagraph.foreground import work
     from megagraph.limits import Limits
     from megagraph.mega import MegaGraph
 
@@ -118,8 +125,9 @@ def resume(
             limits = _limits(limit, Limits.parse(settings["limits"]))
         return await mega.resume(run_id, limits=limits)
 
+    _must_exist(home)
     mega = MegaGraph(model, home=home, base_url=base_url, timeout=timeout, unsafe_programs=unsafe_programs)
-    _work(mega, start, as_json, out)
+    sys.exit(work(mega, start, as_json=as_json, out=out))
 
 
 @app.command()
@@ -127,86 +135,113 @@ def runs(home: Home = None, as_json: Json = False) -> None:
     """List the runs of the home, newest first."""
     from rich.table import Table
 
-    mega = _open(home)
-    results = [(run.row, run.outcome()) for run in mega.runs()]
+    from megagraph.display import terminal
+    from megagraph.foreground import dump_result
+    from megagraph.home import home_path, is_home
+    from megagraph.run import Run
+    from megagraph.scenario import Scenario
+    from megagraph.view import clean, one_line
+
+    rows: list[dict[str, Any]] = []
+    results = []
+    if is_home(home_path(home)):
+        with _open(home) as mega:
+            rows = mega.home.runs()
+            # A list does not need the scenarios, which may have gone or been broken since.
+            results = [Run(mega.home, row["run"], Scenario(row["goal"])).outcome() for row in rows]
     if as_json:
-        _print_json([_result(result) | {"goal": row["goal"], "created": row["created"]} for row, result in results])
+        _print_json(
+            [
+                dump_result(result) | {key: row[key] for key in ("goal", "scenario", "model", "created")}
+                for row, result in zip(rows, results, strict=True)
+            ]
+        )
         return
-    table = Table("run", "status", "scenario or goal", "model", "calls", "started", box=None, pad_edge=False)
-    for row, result in results:
-        what = row["scenario"] or " ".join(row["goal"].split())[:60]
-        table.add_row(result.run[:8], _status(result), what, row["model"], str(result.calls), _date(row["created"]))
-    _console().print(table if results else f"No runs in {mega.home.path} yet. Start one with `megagraph run`.")
+    if not rows:
+        print(f"No runs in {home_path(home)} yet. Start one with `megagraph run`.")
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in ("run", "status", "checks", "scenario or goal", "model", "calls", "started"):
+        table.add_column(name, no_wrap=True, overflow="ellipsis", justify="right" if name == "calls" else "left")
+    for row, result in zip(rows, results, strict=True):
+        passed = sum(verdict.passed for verdict in result.verdicts)
+        checks = f"{passed}/{len(result.verdicts)}" if result.verdicts else ""
+        status = "incomplete" if result.status == "done" and not result.passed and not checks else result.status
+        started = datetime.datetime.fromtimestamp(row["created"]).strftime("%m-%d %H:%M")
+        what = clean(row["scenario"]) or one_line(row["goal"], 60)
+        table.add_row(result.run[:8], status, checks, what, clean(row["model"]), str(result.calls), started)
+    terminal().print(table)
 
 
 @app.command()
 def show(run_id: RunId = "last", home: Home = None, as_json: Json = False) -> None:
     """Show a run: the tree of agents with their state, calls and tokens, the files, and the verdict."""
+    from megagraph.display import print_run
+    from megagraph.foreground import dump_result
     from megagraph.view import View
 
-    opened = _open(home).open(run_id)
-    view, result = View.of(opened.events()), opened.outcome()
-    if as_json:
-        _print_json(
-            _result(result)
-            | {
-                "goal": opened.row["goal"],
-                "agents": [agent.dump() for agent in view.agents.values()],
-                "files": list(opened.files),
-                "questions": opened.questions(),
-            }
-        )
-        return
-    console = _console()
-    console.print(f"run {opened.id}")
-    console.print(view.tree(console.width))
-    console.print(view.totals())
-    _print_outcome(opened, result)
+    with _open(home) as mega:
+        opened = mega.open(run_id)
+        view, result = View.of(opened.events()), opened.outcome()
+        if as_json:
+            _print_json(
+                dump_result(result)
+                | {key: opened.row[key] for key in ("goal", "scenario", "model", "created")}
+                | {
+                    "agents": [agent.dump() for agent in view.agents.values()],
+                    "files": list(opened.files),
+                    "questions": opened.questions(),
+                }
+            )
+            return
+        print(f"run {opened.id}")
+        print_run(opened, result, view, mega.home.path)
 
 
 @app.command()
 def files(
     run_id: RunId = "last",
-    out: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--out", help="Write the files to this folder."),
-    ] = None,
+    out: Out = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files there that differ.")] = False,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
     """List a run's files, or write them to a folder."""
-    opened = _open(home).open(run_id)
-    entries = opened.workspace.files()
-    if out is not None:
-        opened.export(out, overwrite=overwrite)
+    from megagraph.view import clean
+
+    with _open(home) as mega:
+        opened = mega.open(run_id)
+        entries = opened.workspace.files()
+        if out is not None:
+            opened.export(out, overwrite=overwrite)
     if as_json:
         _print_json([{"path": e.path, "bytes": e.size, "agent": e.last_agent} for e in entries])
-        return
-    for entry in entries:
-        print(f"{entry.size:>9}  {entry.last_agent:<20} {entry.path}")
-    if out is not None:
+    elif out is not None:
         print(f"{len(entries)} files written to {out}")
+    else:
+        for entry in entries:
+            print(f"{entry.size:>9,}  {entry.last_agent:<20} {clean(entry.path)}")
 
 
 @app.command()
 def log(
     run_id: RunId = "last",
-    agent: Annotated[Optional[str], typer.Argument(help="Only this agent.")] = None,  # noqa: UP045
+    agent: Annotated[str | None, typer.Argument(metavar="[AGENT]", help="Only this agent.")] = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
     """Print what happened in a run, a line per event."""
     from megagraph.view import plain_line
 
-    opened = _open(home).open(run_id)
-    events = opened.events(agent)
-    if agent is not None and not events:
-        known = ", ".join(spec.name for spec, _, _ in _open(home).home.ledger(opened.id).agents())
-        raise UsageError(f"run {opened.id[:8]} has no agent `{agent}`.", f"It has: {known}.")
+    with _open(home) as mega:
+        opened = mega.open(run_id)
+        events = opened.events(agent)
+        names = [spec.name for spec, _, _ in mega.home.ledger(opened.id).agents()]
+    if agent is not None and agent not in names:
+        raise UsageError(f"run {opened.id[:8]} has no agent `{agent}`.", f"It has: {', '.join(names)}.")
     for event in events:
         if as_json:
-            print(json.dumps(event.dump(), ensure_ascii=False, default=str))
+            print(json.dumps(event.dump(), default=str))
         elif line := plain_line(event):
             print(line)
 
@@ -214,34 +249,50 @@ def log(
 @app.command()
 def answer(
     run_id: RunId,
-    question: Annotated[Optional[str], typer.Argument(help="The question's id; without, list them.")] = None,  # noqa: UP045
-    text: Annotated[Optional[str], typer.Argument(help="The answer.")] = None,  # noqa: UP045
+    question: Annotated[
+        str | None, typer.Argument(metavar="[QUESTION]", help="The question's id; without, list the open ones.")
+    ] = None,
+    text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="The answer.")] = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
     """Answer an agent's question to you, or list the open ones. `resume` then goes on with the run."""
-    mega = _open(home)
-    opened = mega.open(run_id)
-    if question is not None and text is not None:
-        asyncio.run(opened.answer(question, text))
-    open_ = opened.questions()
+    from megagraph.display import home_option
+    from megagraph.view import one_line
+
+    with _open(home) as mega:
+        opened = mega.open(run_id)
+        if question is not None:
+            if text is None or not text.strip():
+                raise UsageError("the answer is missing.", f'Write `megagraph answer {run_id} {question} "…"`.')
+            asyncio.run(opened.answer(question, text))
+        left, status = opened.questions(), opened.status
     if as_json:
-        _print_json(open_)
-    elif open_:
-        for row in open_:
-            print(f"{row['id']}  {row['agent']} asks: {row['question']}")
-    else:
-        print(f"No open question. `megagraph resume {opened.id[:8]}` goes on.")
+        _print_json(left)
+        return
+    for row in left:
+        print(f"{row['id']}  {row['agent']} asks: {one_line(row['question'], 2000)}")
+    if not left:
+        print("No open question.")
+    if question is not None and status not in ("running", "done"):
+        print(f"Go on with: megagraph resume {opened.id[:8]}{home_option(mega.home.path)}")
 
 
-def main() -> None:
-    """The program. Errors a person can mend are one line and a non-zero exit."""
+def main(args: Sequence[str] | None = None) -> None:
+    """The program. What a person can mend is told in one line, and the exit code is not 0."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a sign of the tree gets another one instead of an error.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     try:
-        app(standalone_mode=True)
+        app(args, prog_name="megagraph")
     except MegagraphError as error:
         _fail(error)
-    except BrokenPipeError:
-        sys.exit(OK)
+    except sqlite3.DatabaseError as error:
+        what = f"the database of the home cannot be used ({error})."
+        _fail(HomeError(what, "Restore it from a copy, or name another --home."))
+    except OSError as error:
+        _fail(UsageError(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}."))
 
 
 def _fail(error: MegagraphError) -> NoReturn:
@@ -250,9 +301,19 @@ def _fail(error: MegagraphError) -> NoReturn:
 
 
 def _open(home: Path | None) -> MegaGraph:
+    """The home to look at. Looking makes none."""
+    _must_exist(home)
     from megagraph.mega import MegaGraph
 
     return MegaGraph(home=home)
+
+
+def _must_exist(home: Path | None) -> None:
+    from megagraph.home import home_path, is_home
+
+    path = home_path(home)
+    if not is_home(path):
+        raise HomeError(f"there are no runs in {path}.", "Start one with `megagraph run`, or name another --home.")
 
 
 def _limits(options: list[str], base: Limits | None) -> Limits:
@@ -267,125 +328,5 @@ def _limits(options: list[str], base: Limits | None) -> Limits:
     return Limits.parse(values)
 
 
-def _work(
-    mega: MegaGraph,
-    start: Callable[[MegaGraph], Coroutine[Any, Any, Run]],
-    as_json: bool,
-    out: Path | None,
-) -> NoReturn:
-    """Let a run work to its end in the foreground, and exit with what came of it."""
-    with mega:
-        opened, result, stopped = asyncio.run(_follow(mega, start, as_json))
-        if out is not None and result.status == "done":
-            opened.export(out)
-        if as_json:
-            _print_json(_result(result))
-        else:
-            _print_outcome(opened, result)
-            if out is not None and result.status == "done":
-                print(f"The files are in {out}")
-    if stopped:
-        sys.exit(INTERRUPTED)
-    if result.status != "done":
-        sys.exit(NOT_DONE)
-    sys.exit(OK if result.passed else FAILED_CHECKS)
-
-
-async def _follow(
-    mega: MegaGraph, start: Callable[[MegaGraph], Coroutine[Any, Any, Run]], as_json: bool
-) -> tuple[Run, Result, bool]:
-    from megagraph.display import follow
-
-    opened = await start(mega)
-    loop, signals = asyncio.get_running_loop(), 0
-
-    def on_signal() -> None:
-        nonlocal signals
-        signals += 1
-        if signals == 1:
-            print("\nStopping at the next safe point; once more stops at once.", file=sys.stderr)
-            opened.stop("stopped by a signal")
-        else:
-            stopping.append(loop.create_task(opened.abort()))
-
-    stopping: list[asyncio.Task[Result]] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal)
-    await follow(opened, quiet=as_json)
-    try:
-        result = await opened.result()
-    except asyncio.CancelledError:
-        result = opened.outcome()
-    return opened, result, signals > 0
-
-
-def _print_outcome(opened: Run, result: Result) -> None:
-    from rich.text import Text
-
-    from megagraph.run import REHEARSAL_NOTE
-
-    console = _console()
-    if result.report is not None:
-        console.print("\n[bold]Report[/]")
-        console.print(Text(result.report.text()))
-    if result.rehearsal:
-        console.print(Text(REHEARSAL_NOTE, style="italic"))
-    for verdict in result.verdicts:
-        mark, style = ("✓", "green") if verdict.passed else ("✗", "bold red")
-        console.print(Text.assemble((f"{mark} {verdict.check}", style), (f"  {verdict.detail}"[:300], "dim")))
-    console.print(
-        Text.assemble(
-            (f"\n{_status(result)}", "bold"),
-            f" · {result.calls} calls · {result.input_tokens:,} + {result.output_tokens:,} tokens"
-            f" · {result.seconds:.1f} s" + (f" · {result.reason}" if result.reason else ""),
-        )
-    )
-    short = result.run[:8]
-    for question in opened.questions():
-        console.print(Text(f"{question['agent']} asks: {question['question']}", style="yellow"))
-        console.print(f'  megagraph answer {short} {question["id"]} "…"')
-    if result.status != "done":
-        console.print(f"Go on with: megagraph resume {short}")
-    elif opened.scenario.play:
-        console.print(f"Use it: megagraph files {short} --out result && cd result && {opened.scenario.play}")
-
-
-def _result(result: Result) -> dict[str, Any]:
-    return {
-        "run": result.run,
-        "status": result.status,
-        "reason": result.reason,
-        "passed": result.passed,
-        "report": result.report.dump() if result.report else None,
-        "verdicts": [verdict.dump() for verdict in result.verdicts],
-        "calls": result.calls,
-        "input_tokens": result.input_tokens,
-        "output_tokens": result.output_tokens,
-        "seconds": round(result.seconds, 3),
-        "rehearsal": result.rehearsal,
-    }
-
-
-def _status(result: Result) -> str:
-    if result.status != "done":
-        return result.status
-    if result.passed:
-        return f"done, all {len(result.verdicts)} checks passed" if result.verdicts else "done"
-    failed = sum(not verdict.passed for verdict in result.verdicts)
-    return f"done, {failed} of {len(result.verdicts)} checks failed" if failed else "done, incomplete"
-
-
-def _date(seconds: float) -> str:
-    import datetime
-
-    return datetime.datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
-
-
 def _print_json(data: Any) -> None:
-    print(json.dumps(data, ensure_ascii=False, indent=2, default=str))
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console(highlight=False, soft_wrap=False)
+    print(json.dumps(data, indent=2, default=str))

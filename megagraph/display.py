@@ -1,43 +1,126 @@
-"""A run while it works, in a terminal: a living tree, or plain lines where there is no terminal."""
+"""A run in a terminal: a living tree or plain lines while it works, and how it stands."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import shlex
 import sys
 import time
+from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
+from rich.text import Text
 
-from megagraph.run import Run
-from megagraph.view import View, plain_line
+from megagraph.home import home_path
+from megagraph.session import REHEARSAL_NOTE
+from megagraph.run import Result, Run
+from megagraph.view import View, clean, clock, one_line, plain_line
 
 _FRAME = 0.125
 """Seconds between two pictures."""
 
 
-async def follow(run: Run, *, quiet: bool = False) -> View:
-    """Show the run until this process's work on it has ended."""
-    view = View()
-    console = Console(highlight=False)
+def terminal() -> Console:
+    """Standard output. What agents wrote is shown as it is: no markup, no emoji codes."""
+    # Nobody reads a pipe at 80 columns: rows stay whole for `grep` and the like.
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
+    return Console(highlight=False, markup=False, emoji=False, width=width)
+
+
+async def follow(run: Run, *, since: float, quiet: bool = False) -> View:
+    """Show the run until this process's work on it has ended; what happened before `since` is not told again."""
+    view, console = View(), terminal()
+    if not quiet:
+        row = run.row
+        headline = REHEARSAL_NOTE if row["rehearsal"] else f"Model: {clean(row['model'])}"
+        console.print(Text(headline, style="italic"))
+        console.print(f"run {run.id}")
     if quiet or not console.is_terminal:
         async for event in run:
             view.apply(event)
-            if not quiet and (line := plain_line(event)):
+            if not quiet and event.time >= since and (line := plain_line(event)):
                 print(line, flush=True)
         return view
-    first = True
     with Live(console=console, auto_refresh=False, transient=True) as live:
-        drawn = 0.0
-        async for event in run:
-            view.apply(event)
-            if first and view.headline:
-                live.console.print(f"[italic]{view.headline}[/]  run {run.id[:8]}")
-                first = False
-            if time.monotonic() - drawn > _FRAME:
-                live.update(view.live(console.width, console.height), refresh=True)
-                drawn = time.monotonic()
-                await asyncio.sleep(0)
-    console.print(view.tree(console.width))
-    sys.stdout.flush()
+        painter = asyncio.create_task(_paint(live, view, run))
+        try:
+            async for event in run:
+                view.apply(event)
+        finally:
+            painter.cancel()
+            await asyncio.gather(painter, return_exceptions=True)
     return view
+
+
+async def _paint(live: Live, view: View, run: Run) -> None:
+    console = live.console
+    while True:
+        begun = time.monotonic()
+        foot = Text(view.totals(time.time()), style="bold")
+        if view.judging:
+            foot.append(" · the checks are running")
+        elif view.asking:
+            foot.append(f"\nAnswer with: megagraph answer {run.id[:8]}", style="yellow")
+        tree = view.tree(console.width, most=max(3, console.height - 5))
+        live.update(Group(tree, foot), refresh=True)
+        # However large the organisation, no more than a tenth of the time goes into its picture.
+        await asyncio.sleep(max(_FRAME, 9 * (time.monotonic() - begun)))
+
+
+def print_run(run: Run, result: Result, view: View, home: Path) -> None:
+    """How a run stands: its tree, its report, the verdict of every check, and what can be done next."""
+    console = terminal()
+    console.print(view.tree(console.width))
+    console.print(view.totals(time.time() if result.status == "running" else None), style="bold")
+    if result.report is not None:
+        console.print("\nReport", style="bold")
+        console.print(Text(clean(result.report.text())))
+    if result.rehearsal:
+        console.print(Text(REHEARSAL_NOTE, style="italic"))
+    if result.verdicts:
+        console.print("\nChecks", style="bold")
+    for verdict in result.verdicts:
+        mark, style = ("✓", "green") if verdict.passed else ("✗", "bold red")
+        detail = one_line(verdict.detail, 300)
+        console.print(
+            Text.assemble((f"{mark} {clean(verdict.check)}", style), (f"  {detail}" if detail else "", "dim"))
+        )
+    stands = Text.assemble("\n", (standing(result), "bold"))
+    if result.reason:
+        stands.append(f": {clean(result.reason)}")
+    stands.append(f" · {result.calls} calls · {result.input_tokens:,} tokens in · {result.output_tokens:,} out")
+    console.print(stands.append(f" · {clock(result.seconds)}"))
+    for line in _next_steps(run, result, home):
+        # Never broken in two, so that it can be copied.
+        console.print(line, soft_wrap=True)
+
+
+def _next_steps(run: Run, result: Result, home: Path) -> list[str]:
+    short, where = run.id[:8], home_option(home)
+    if result.status == "done":
+        play = f" && cd result && {clean(run.scenario.play)}" if run.scenario.play else ""
+        return [f"Use it: megagraph files {short}{where} --out result{play}"]
+    steps = []
+    for question in run.questions():
+        steps.append(f"{question['agent']} asks: {one_line(question['question'], 2000)}")
+        steps.append(f'  megagraph answer {short} {question["id"]} "…"{where}')
+    if result.status != "running":
+        steps.append(f"Go on with: megagraph resume {short}{where}")
+    return steps
+
+
+def standing(result: Result) -> str:
+    """How a run stands, in a few words."""
+    if result.status != "done":
+        return result.status
+    if result.passed:
+        return f"done, all {len(result.verdicts)} checks passed" if result.verdicts else "done"
+    failed = sum(not verdict.passed for verdict in result.verdicts)
+    return f"done, {failed} of {len(result.verdicts)} checks failed" if failed else "done, incomplete"
+
+
+def home_option(home: Path) -> str:
+    """What a command needs to find this home again: nothing where it is the default."""
+    return "" if home == home_path() else f" --home {shlex.quote(str(home))}"

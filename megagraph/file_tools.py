@@ -9,11 +9,11 @@ from pathlib import Path
 from pydantic import Field
 
 from megagraph.errors import ToolError
-from megagraph.history import Author
+from megagraph.files.history import Author
+from megagraph.files.workspace import Written
 from megagraph.programs.process import program_argv
 from megagraph.programs.process import run_program as run_in_sandbox
 from megagraph.tools import Args, Caller, Result, Tool
-from megagraph.workspace import Written
 
 MAX_READ = 60_000
 """Characters that one reading returns."""

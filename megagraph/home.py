@@ -13,23 +13,34 @@ from uuid import UUID
 
 from megagraph.database import Database, connect
 from megagraph.errors import HomeError, RunBusy, RunNotFound
+from megagraph.files.workspace import Workspace
 from megagraph.ledger import Ledger
 from megagraph.migrations import migrate
 from megagraph.saver import Saver
-from megagraph.workspace import Workspace
 
 DEFAULT_HOME = Path(".megagraph")
+_DATABASE = "megagraph.db"
+
+
+def home_path(path: Path | str | None = None) -> Path:
+    """Where a home is: at `path`, else where `MEGAGRAPH_HOME` says, else `.megagraph` in the current folder."""
+    return Path(path or os.environ.get("MEGAGRAPH_HOME") or DEFAULT_HOME).expanduser().absolute()
+
+
+def is_home(path: Path) -> bool:
+    """Whether there is a home already."""
+    return (path / _DATABASE).exists()
 
 
 class Home:
     """An opened home. `database` holds everything but the files, `saver` is LangGraph's view of it."""
 
     def __init__(self, path: Path | str | None = None) -> None:
-        """Open the folder, making it if need be; without a path, `MEGAGRAPH_HOME` or `.megagraph`.
+        """Open the folder that `home_path` finds, making it if need be.
 
         Raises `HomeError` where it cannot be written, or its database is corrupt or newer than this program.
         """
-        self.path = Path(path or os.environ.get("MEGAGRAPH_HOME") or DEFAULT_HOME).expanduser().absolute()
+        self.path = home_path(path)
         try:
             for folder in (self.path, self.path / "files", self.path / "locks"):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -40,7 +51,7 @@ class Home:
                 f"the home {self.path} cannot be used ({error.strerror or error}).",
                 "Name another one with --home or MEGAGRAPH_HOME.",
             ) from error
-        file = self.path / "megagraph.db"
+        file = self.path / _DATABASE
         connection = connect(file)
         try:
             migrate(file, connection)
@@ -72,6 +83,8 @@ class Home:
             rows = self.database.read("SELECT * FROM runs WHERE run LIKE ? ESCAPE '\\'", (pattern,)) if run else []
         if len(rows) == 1:
             return dict(rows[0])
+        if run == "last":
+            raise RunNotFound(f"there are no runs in {self.path} yet.", "Start one with `megagraph run`.")
         which = f"{len(rows)} runs of {self.path} begin with `{run}`" if rows else f"{self.path} has no run `{run}`"
         raise RunNotFound(f"{which}.", "`megagraph runs` lists them.")
 
@@ -96,11 +109,18 @@ class Home:
 
     def locked(self, run: str) -> bool:
         """Whether some process is working on the run."""
-        try:
-            with self.lock(run):
-                return False
-        except RunBusy:
-            return True
+        with (self.path / "locks" / str(UUID(run))).open("a") as file:
+            try:
+                # A shared lock, so that those who only look do not find one another.
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    def await_unlocked(self, run: str) -> None:
+        """Return when no process works on the run any more. Blocks."""
+        with (self.path / "locks" / str(UUID(run))).open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
 
     @contextmanager
     def scratch(self, run: str) -> Iterator[Path]:

@@ -19,10 +19,11 @@ async def ask_human(caller: Caller, args: AskHuman, effect: str) -> Result:
     if effect not in org.answers:
         await org.ledger.database.write(org.ledger.question(effect, name, args.question))
         org.emit("asking", name, id=effect, question=args.question)
+    while effect not in org.answers:
         wake = await org.mailroom.ask(name)
         if wake == "close":
             return Result("Nobody has answered, and your work is over.")
-        if wake == "park" and effect not in org.answers:
+        if wake == "park":
             # Raises where there is no answer yet: the call stays unfinished, and is made again on resume.
             org.answers[effect] = str(interrupt({"id": effect, "agent": name, "question": args.question}))
     answer = org.answers[effect]

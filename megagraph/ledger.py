@@ -217,6 +217,11 @@ class Ledger:
         )
         return [Letter(row["id"], row["sender"], row["recipient"], _kind(row["kind"]), row["text"]) for row in rows]
 
+    def read_at(self) -> dict[str, int]:
+        """The step at which its recipient read each letter that was read."""
+        rows = self.database.read("SELECT step, letters FROM calls WHERE run = ? AND letters != '[]'", (self.run,))
+        return {id_: row["step"] for row in rows for id_ in json.loads(row["letters"])}
+
     def question(self, id_: str, agent: str, question: str) -> Statement:
         return (
             "INSERT OR IGNORE INTO questions (run, id, agent, question, asked) VALUES (?, ?, ?, ?, ?)",
@@ -229,10 +234,27 @@ class Ledger:
             (answer, time.time(), self.run, id_),
         )
 
+    def questions(self) -> list[dict[str, Any]]:
+        """The open questions to a person: `id`, `agent`, `question`, `asked`."""
+        rows = self.database.read(
+            "SELECT id, agent, question, asked FROM questions WHERE run = ? AND answer IS NULL ORDER BY asked",
+            (self.run,),
+        )
+        return [dict(row) for row in rows]
+
     def answers(self) -> dict[str, str]:
         """The answered questions, by id."""
         rows = self.database.read("SELECT id, answer FROM questions WHERE run = ? AND answer IS NOT NULL", (self.run,))
         return {row["id"]: row["answer"] for row in rows}
+
+    def unused_answers(self) -> int:
+        """How many answers have come that no agent has taken yet."""
+        row = self.database.read(
+            "SELECT count(*) FROM questions WHERE run = ? AND answer IS NOT NULL AND NOT EXISTS (SELECT 1 FROM"
+            " tool_calls t WHERE t.run = questions.run AND t.agent || '/' || t.step || '/' || t.idx = questions.id)",
+            (self.run,),
+        )[0]
+        return int(row[0])
 
     # --- totals and events -------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ An agent that has nothing to do awaits a future here. It is woken by what it wai
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -39,8 +39,8 @@ class Place:
     letters: dict[str, Letter] = field(default_factory=dict)
     """Everything ever sent to it, in order of arrival."""
     seen: set[str] = field(default_factory=set)
-    awaits: set[str] = field(default_factory=set)
-    """Whom it has written to without an answer since."""
+    awaits: dict[str, str] = field(default_factory=dict)
+    """Whom it has written to without an answer since, and the letter. What crosses a letter is no answer to it."""
     future: asyncio.Future[Wake] | None = None
     members: list[str] = field(default_factory=list)
     stalls: int = 0
@@ -55,6 +55,17 @@ class Place:
 
     def go_to_work(self) -> None:
         self.state, self.started, self.resting = "working", True, False
+
+
+class _ReadBy:
+    """The letters that were read at a step or before."""
+
+    def __init__(self, read_at: Mapping[str, int], step: int) -> None:
+        self._read_at = read_at
+        self._step = step
+
+    def __contains__(self, id_: object) -> bool:
+        return isinstance(id_, str) and self._read_at.get(id_, self._step + 1) <= self._step
 
 
 class Mailroom:
@@ -82,10 +93,11 @@ class Mailroom:
             self.places[spec.lead].members.append(spec.name)
         return place
 
-    def restore(self, letters: Iterable[Letter]) -> None:
-        """Put back the letters of an earlier process, oldest first."""
+    def restore(self, letters: Iterable[Letter], read_at: Mapping[str, int]) -> None:
+        """Put back the letters of an earlier process, oldest first; `read_at` is the step each was read at."""
         for letter in letters:
-            self._file(letter)
+            step = int(letter.id.split("/")[1]) if letter.kind != "notice" else 0
+            self._file(letter, _ReadBy(read_at, step))
 
     # --- who can be reached ------------------------------------------------------------------------------
 
@@ -160,8 +172,8 @@ class Mailroom:
 
     def answered(self, name: str) -> None:
         """A person has answered `name`'s question."""
-        place = self.places[name]
-        if place.state == "asking":
+        place = self.places.get(name)
+        if place is not None and place.state == "asking":
             self._resolve(place, "work")
 
     def blockers(self, name: str) -> list[str]:
@@ -261,15 +273,18 @@ class Mailroom:
         finally:
             place.future = None
 
-    def _file(self, letter: Letter) -> bool:
+    def _file(self, letter: Letter, read_by_sender: Container[str] | None = None) -> bool:
         place = self.places.get(letter.to)
         if place is None or letter.id in place.letters:
             return False
         place.letters[letter.id] = letter
         sender = self.places.get(letter.sender)
-        if letter.kind == "message" and sender is not None:
-            sender.awaits.add(letter.to)
-        place.awaits.discard(letter.sender)
+        if sender is None:
+            return True
+        if letter.kind == "message":
+            sender.awaits[letter.to] = letter.id
+        if place.awaits.get(letter.sender) in (sender.seen if read_by_sender is None else read_by_sender):
+            del place.awaits[letter.sender]
         return True
 
     def _at_work(self, lead: str) -> bool:

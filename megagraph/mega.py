@@ -19,8 +19,9 @@ from megagraph.limits import Limits
 from megagraph.models import ModelChoice, choose_model
 from megagraph.portal import call_sync
 from megagraph.prompts import Prompts
-from megagraph.run import Result, Run, boss_spec
+from megagraph.run import Result, Run
 from megagraph.scenario import Scenario, find_scenario, load_scenario
+from megagraph.session import boss_spec
 
 
 class MegaGraph:

@@ -60,13 +60,13 @@ def choose_model(
 ) -> ModelChoice:
     """Find the model that is meant. `script` is the rehearsal of the scenario, if it has one.
 
-    Without a model: the one that `OPENAI_MODEL` names, else the rehearsal if no key is set. Raises `UsageError` where there is
-    neither, or where the name is not understood. `timeout` is seconds for one whole call.
+    Without a model: the one that `OPENAI_MODEL` names, else the rehearsal if no key is set. `timeout` is seconds
+    for one whole call. Raises `UsageError` where there is neither, or where the name is not understood.
     """
     if isinstance(model, BaseChatModel):
+        chat, rehearsal = model, isinstance(model, RehearsalModel)
         name = getattr(model, "model_name", None) or getattr(model, "model", None) or type(model).__name__
-        chat = model
-        return ModelChoice(str(name), lambda: chat, rehearsal=isinstance(model, RehearsalModel))
+        return ModelChoice("rehearsal" if rehearsal else str(name), lambda: chat, rehearsal)
     if model is None:
         model = _model_from_environment(script)
     if model == "rehearsal":

@@ -17,16 +17,15 @@ from typing import Any
 from langgraph.errors import GraphInterrupt
 from langgraph.runtime import RunControl
 
-from megagraph.errors import LimitReached
 from megagraph.events import Event, EventKind, Stream
+from megagraph.files.workspace import Workspace
 from megagraph.ledger import Ledger
 from megagraph.limits import Meter
 from megagraph.mailroom import Mailroom
 from megagraph.models import Model
-from megagraph.prompts import Prompts
 from megagraph.programs.sandbox import ProgramLimits, Sandbox
+from megagraph.prompts import Prompts
 from megagraph.specs import AgentSpec, Letter
-from megagraph.workspace import Workspace
 
 
 @dataclass
@@ -50,7 +49,8 @@ class Organisation:
     control: RunControl = field(default_factory=RunControl)
     stopped: str = ""
     """Why the run is stopping, where it is."""
-    limit: LimitReached | None = None
+    failed: bool = False
+    """Whether it is because the boss could not go on."""
     journal: set[tuple[str, int]] = field(default_factory=set)
     """The model calls answered in an earlier process, by agent and step."""
     done_steps: set[tuple[str, int]] = field(default_factory=set)
@@ -70,7 +70,7 @@ class Organisation:
     def _restore(self) -> None:
         for spec, report, closed in self.ledger.agents():
             self.mailroom.add(spec, report=report, closed=closed)
-        self.mailroom.restore(self.ledger.letters())
+        self.mailroom.restore(self.ledger.letters(), self.ledger.read_at())
         self.journal = self.ledger.journal()
         self.done_steps = self.ledger.done_steps()
         self.answers = self.ledger.answers()
@@ -92,6 +92,12 @@ class Organisation:
             self.stopped = reason
             self.control.request_drain(reason)
             self.mailroom.park()
+
+    def take_answers(self, answers: Mapping[str, str]) -> None:
+        """Hand a person's answers to those who asked; the ids of questions begin with the agent's name."""
+        for question, answer in answers.items():
+            if self.answers.setdefault(question, answer) == answer:
+                self.mailroom.answered(question.partition("/")[0])
 
     def park(self) -> GraphInterrupt:
         """What a node raises to stay unfinished: it writes nothing and runs again on resume."""

@@ -82,8 +82,8 @@ def call(tool: str, **args: Any) -> Call:
     return Call(tool, args)
 
 
-def recruit(*agents: Mapping[str, Any]) -> Call:
-    return call("recruit", agents=[dict(a) for a in agents])
+def recruit(*agents: Mapping[str, Any], work_on: bool = False) -> Call:
+    return call("recruit", agents=[dict(a) for a in agents], work_on=work_on)
 
 
 def talk(to: str | Sequence[str], message: str) -> Call:

@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from langchain_core.runnables import RunnableConfig
-from langgraph.errors import GraphDrained
 
-from megagraph.agent import TOOLBOX, AgentState
-from megagraph.checks import run_checks
-from megagraph.errors import SandboxUnavailable, UsageError
+from megagraph.control import say
+from megagraph.errors import UsageError
 from megagraph.events import Event, Stream
+from megagraph.files.workspace import Workspace
 from megagraph.home import Home
-from megagraph.limits import Limits, Meter
-from megagraph.models import Model, ModelChoice
-from megagraph.organisation import Organisation
+from megagraph.limits import Limits
+from megagraph.models import ModelChoice
 from megagraph.prompts import Prompts
-from megagraph.programs.sandbox import Sandbox, choose_sandbox
 from megagraph.scenario import Scenario
-from megagraph.specs import BOSS, AgentSpec, Report, Verdict
+from megagraph.session import Session, Status
+from megagraph.specs import BOSS, Report, Verdict
 from megagraph.team import AgentGraph, agent_graph, grown_tree
-from megagraph.workspace import Workspace
-
-Status = Literal["running", "done", "paused", "asking", "failed", "interrupted"]
-"""`paused`: by a person or a limit; `asking`: waits for a person; `failed`: the boss could not go on;
-`interrupted`: its process died. All but `done` can be resumed."""
-
-REHEARSAL_NOTE = "This is a rehearsal: a scripted model plays every agent, no language model is called."
 
 
 @dataclass(frozen=True)
@@ -92,16 +81,14 @@ class Run:
     Made by `MegaGraph.start`, `resume` or `open`. One that was only opened can be looked at.
     """
 
-    def __init__(self, home: Home, id_: str, scenario: Scenario, stream: Stream | None = None) -> None:
+    def __init__(self, home: Home, id_: str, scenario: Scenario) -> None:
         self.id = id_
         """The run's id, which is LangGraph's thread id."""
         self.scenario = scenario
         self._home = home
         self._ledger = home.ledger(id_)
-        self._stream = stream
-        self._org: Organisation | None = None
+        self._session: Session | None = None
         self._task: asyncio.Task[None] | None = None
-        self._stop = ""
 
     # --- looking -----------------------------------------------------------------------------------------
 
@@ -168,15 +155,12 @@ class Run:
 
     def questions(self) -> list[dict[str, Any]]:
         """The open questions to a person: `id`, `agent`, `question`, `asked`."""
-        rows = self._home.database.read(
-            "SELECT id, agent, question, asked FROM questions WHERE run = ? AND answer IS NULL ORDER BY asked",
-            (self.id,),
-        )
-        return [dict(row) for row in rows]
+        return self._ledger.questions()
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         """All events from the start, then the live ones until this process's work on the run has ended."""
-        queue = self._stream.listen() if self._stream else None
+        stream = self._session.stream if self._session else Stream()
+        queue = stream.listen() if self._session else None
         last = 0
         try:
             # An empty write returns when all that was sent before it is durable, and so readable.
@@ -188,8 +172,8 @@ class Run:
                 if event_.seq > last:
                     yield event_
         finally:
-            if queue is not None and self._stream is not None:
-                self._stream.leave(queue)
+            if queue is not None:
+                stream.leave(queue)
 
     # --- steering ----------------------------------------------------------------------------------------
 
@@ -204,12 +188,14 @@ class Run:
 
     def stop(self, reason: str = "paused by request") -> None:
         """Let every agent stop at its next step. `result()` returns when all have; nothing is lost."""
-        self._stop = reason
-        if self._org is not None:
-            self._org.stop(reason)
+        if self._session is not None:
+            self._session.stop(reason)
 
     async def pause(self, reason: str = "paused by request") -> Result:
-        """`stop`, and wait until all agents have."""
+        """`stop`, and wait until all agents have, in whichever process they work."""
+        if self._session is None:
+            await asyncio.to_thread(say, self.id, "pause")
+            await asyncio.to_thread(self._home.await_unlocked, self.id)
         self.stop(reason)
         return await self.result()
 
@@ -229,9 +215,10 @@ class Run:
                 f"Open: {', '.join(open_) or 'none'}.",
             )
         await self._home.database.write(self._ledger.answer(question, answer))
-        if self._org is not None:
-            self._org.answers[question] = answer
-            self._org.mailroom.answered(open_[question])
+        if self._session is not None:
+            self._session.answers_have_come()
+        else:
+            await asyncio.to_thread(say, self.id, "answers")
 
     # --- working -----------------------------------------------------------------------------------------
 
@@ -242,128 +229,14 @@ class Run:
         """
         lock = self._home.lock(self.id)
         lock.__enter__()
-        self._stream = self._stream or Stream()
+        session = Session(self._home, self.id, self.scenario, choice, limits, prompts, unsafe)
 
         async def work() -> None:
             try:
-                await self._work(choice, limits, unsafe, prompts)
+                await session.work()
             finally:
                 lock.__exit__(None, None, None)
-                if self._stream:
-                    self._stream.end()
+                session.stream.end()
 
+        self._session = session
         self._task = asyncio.get_running_loop().create_task(work(), name=f"megagraph-{self.id[:8]}")
-
-    async def _work(self, choice: ModelChoice, limits: Limits, unsafe: bool, prompts: Prompts) -> None:
-        home, database = self._home, self._home.database
-        sandbox, why_not = await asyncio.to_thread(_sandbox, unsafe)
-        calls, input_tokens, output_tokens = self._ledger.usage()
-        meter = Meter(
-            limits,
-            calls=calls,
-            input_tokens=input_tokens,
-            output_tokens=output_tokens,
-            seconds=self.row["seconds"] or 0.0,
-        )
-        model = Model(choice, TOOLBOX.schemas)
-        with home.scratch(self.id) as scratch:
-            org = Organisation(
-                goal=self.scenario.goal,
-                ledger=self._ledger,
-                workspace=await asyncio.to_thread(home.workspace, self.id),
-                model=model,
-                meter=meter,
-                prompts=prompts,
-                sandbox=sandbox,
-                no_sandbox=why_not,
-                scratch=scratch,
-                programs=self.scenario.programs,
-                stream=self._stream or Stream(),
-            )
-            try:
-                await org.restore()
-                self._org = org
-                if self._stop:
-                    org.stop(self._stop)
-                await self._drive(org, scratch)
-            except asyncio.CancelledError:
-                self._note("paused", "stopped at once")
-                raise
-            except Exception as error:
-                self._note("failed", f"{type(error).__name__}: {error}"[:2000])
-                raise
-            finally:
-                database.post(self._ledger.update_run(seconds=meter.seconds))
-                self._org = None
-                await database.write()
-                await model.aclose()
-
-    async def _drive(self, org: Organisation, scratch: Path) -> None:
-        """Run the graph to where it stops, and the checks if it is at its end."""
-        resumed = org.last_event > 0
-        self._note("running", "")
-        org.emit(
-            "run_resumed" if resumed else "run_started",
-            model=org.model.choice.label,
-            rehearsal=org.model.choice.rehearsal,
-            note=REHEARSAL_NOTE if org.model.choice.rehearsal else "",
-        )
-        graph = agent_graph(checkpointer=self._home.saver)
-        begun = await self._home.saver.aget_tuple(self.config)
-        start: AgentState = {
-            "seat": "boss",
-            "spec": org.spec(BOSS).dump(),
-            "messages": [],
-            "step": 0,
-            "wave": 0,
-            "plan": [],
-            "report": None,
-        }
-        config: RunnableConfig = {**self.config, "recursion_limit": 1_000_000}
-        state: dict[str, Any] = {}
-        with contextlib.suppress(GraphDrained):
-            state = await graph.ainvoke(
-                None if begun else start, config, context=org, durability="sync", control=org.control
-            )
-        report = state.get("report")
-        if report is None or org.stopped:
-            self._leave(org)
-            return
-        org.close([BOSS] if not org.mailroom.closed(BOSS) else [])
-        org.mailroom.close(BOSS)
-        self._home.database.post(self._ledger.update_run(report=json.dumps(report, ensure_ascii=False)))
-        verdicts = []
-        async for verdict in run_checks(self.scenario, org.workspace, org.sandbox, scratch):
-            verdicts.append(verdict.dump())
-            org.emit("check", **verdict.dump())
-        self._home.database.post(
-            self._ledger.update_run(verdicts=json.dumps(verdicts, ensure_ascii=False), ended=time.time())
-        )
-        self._note("done", "")
-        org.emit("run_ended", passed=all(verdict["passed"] for verdict in verdicts))
-
-    def _leave(self, org: Organisation) -> None:
-        """Note why the organisation stopped before its end."""
-        open_ = len(self.questions())
-        if org.stopped.startswith("the boss failed"):
-            self._note("failed", org.stopped)
-        elif org.stopped or not open_:
-            self._note("paused", org.stopped or "stopped before its end")
-        else:
-            self._note("asking", f"{open_} open question{'s' if open_ > 1 else ''}")
-        org.emit("run_paused", reason=org.stopped or f"{open_} open questions")
-
-    def _note(self, status: Status, reason: str) -> None:
-        self._home.database.post(self._ledger.update_run(status=status, reason=reason))
-
-
-def _sandbox(unsafe: bool) -> tuple[Sandbox | None, str]:
-    try:
-        return choose_sandbox(unsafe=unsafe), ""
-    except SandboxUnavailable as error:
-        return None, str(error)
-
-
-def boss_spec() -> AgentSpec:
-    """The boss, who is given the goal and nothing else."""
-    return AgentSpec(BOSS, "the boss of the organisation", "")

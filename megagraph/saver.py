@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+from builtins import list as List  # noqa: N812 - `list` is a method of the saver
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from builtins import list as List  # noqa: N812 - `list` is a method of the saver
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from megagraph.errors import UsageError
 from megagraph.limits import Limits
-from megagraph.rehearsal import Script, load_script
 from megagraph.programs.sandbox import ProgramLimits
+from megagraph.rehearsal import Script, load_script
 
 
 class CheckSpec(BaseModel):
@@ -69,14 +69,23 @@ class Scenario:
     """The command with which a person uses what was made, in its folder."""
 
     def script(self) -> Script | None:
-        """The rehearsal, if there is one."""
-        return load_script(self.folder / self.rehearsal) if self.folder and self.rehearsal else None
+        """The rehearsal, if there is one. Raises `UsageError` where it cannot be loaded."""
+        if self.folder is None or not self.rehearsal:
+            return None
+        path = self.folder / self.rehearsal
+        try:
+            return load_script(path)
+        except UsageError:
+            raise
+        except Exception as error:
+            # The rehearsal is a program of the user's: anything may come out of it.
+            raise UsageError(f"the rehearsal {path} cannot be loaded ({type(error).__name__}: {error}).") from error
 
 
 def find_scenario(name: str) -> Scenario | None:
     """The scenario in the folder `name`, or the one of that name that is shipped; None if there is neither."""
     for folder in (Path(name), *(folder / name for folder in scenario_folders())):
-        if (folder / "scenario.yaml").is_file():
+        if _is_file(folder / "scenario.yaml"):
             return load_scenario(folder)
     return None
 
@@ -99,33 +108,61 @@ def load_scenario(folder: Path) -> Scenario:
     path = folder / "scenario.yaml"
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(data, dict):
+            raise UsageError(f"{path} does not fit: it must hold fields such as `name` and `goal`.")
         file = _File.model_validate(data)
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror}).") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is no valid YAML: {' '.join(str(error).split())[:300]}") from error
     except ValidationError as error:
-        problems = "; ".join(f"`{'.'.join(map(str, e['loc']))}`: {e['msg']}" for e in error.errors()[:5])
-        raise UsageError(f"{path} does not fit: {problems}.") from error
+        raise UsageError(f"{path} does not fit: {_problems(error)}.", f"Known fields: {_known(_File)}.") from error
     if bool(file.goal) == bool(file.goal_file):
         raise UsageError(f"{path}: give either `goal` or `goal_file`.")
     if missing := [name for name in _named_files(file) if not (folder / name).is_file()]:
         raise UsageError(f"{path} names files that are not there: {', '.join(missing)}.")
     try:
+        goal = file.goal or (folder / file.goal_file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the goal {folder / file.goal_file} cannot be read ({error}).") from error
+    if not goal.strip():
+        raise UsageError(f"{path}: the goal is empty.", "Say what is to be reached.")
+    try:
+        limits = Limits.parse(file.limits)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error.message}", error.hint) from error
+    try:
         programs = ProgramLimits.model_validate(file.programs)
     except ValidationError as error:
-        raise UsageError(f"{path}: `programs` does not fit: {error.errors()[0]['msg']}.") from error
+        known = _known(ProgramLimits)
+        raise UsageError(f"{path}: `programs` does not fit: {_problems(error)}.", f"Known: {known}.") from error
     return Scenario(
-        goal=file.goal or (folder / file.goal_file).read_text(encoding="utf-8"),
+        goal=goal,
         name=file.name,
         title=file.title,
         folder=folder.absolute(),
-        limits=Limits.parse(file.limits),
+        limits=limits,
         programs=programs,
         checks=tuple(file.checks),
         rehearsal=file.rehearsal,
         play=file.play,
     )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        # A goal in words can be longer than a path may be.
+        return False
+
+
+def _problems(error: ValidationError) -> str:
+    return "; ".join(f"`{'.'.join(map(str, e['loc']))}`: {e['msg'].lower()}" for e in error.errors()[:5])
+
+
+def _known(model: type[BaseModel]) -> str:
+    return ", ".join(model.model_fields)
 
 
 def _named_files(file: _File) -> list[str]:

@@ -33,6 +33,9 @@ class Recruit(Args):
     and report to you by letter."""
 
     agents: list[Recruitment] = Field(min_length=1, description="The agents to recruit.")
+    work_on: bool = Field(
+        default=False, description="True if you have work of your own to do before their first letters come."
+    )
 
 
 class Talk(Args):
@@ -41,6 +44,13 @@ class Talk(Args):
 
     to: list[str] | str = Field(description="The names of the agents it is for.")
     message: str = Field(min_length=1, description="What they need to know in order to act.")
+
+
+class ReadLetters(Args):
+    """Read letters you were sent once more, whole, the newest last."""
+
+    sender: str = Field(default="", description="Only those of this sender.")
+    last: int = Field(default=10, ge=1, le=50, description="How many.")
 
 
 class Dismiss(Args):
@@ -100,7 +110,7 @@ async def recruit(caller: Caller, args: Recruit, effect: str) -> Result:
     return Result(
         f"Recruited: {', '.join(s.name for s in specs)}. Their reports and questions will reach you as letters."
         + ("".join(f" Note: {line}." for line in renamed)),
-        effects={"plan": [spec.dump() for spec in specs]},
+        effects={"plan": [spec.dump() for spec in specs], "work_on": args.work_on},
         statements=[org.ledger.recruited(spec, effect) for spec in specs],
         after=after,
     )
@@ -187,6 +197,12 @@ def post(caller: Caller, letters: Sequence[Letter]) -> None:
         caller.org.mailroom.deliver(letter)
 
 
+async def read_letters(caller: Caller, args: ReadLetters, effect: str) -> Result:
+    place = caller.org.mailroom.places[caller.spec.name]
+    letters = [x for id_, x in place.letters.items() if id_ in place.seen and args.sender in ("", x.sender)]
+    return Result("\n".join(letter.render() for letter in letters[-args.last :]) or "No letters.")
+
+
 async def dismiss(caller: Caller, args: Dismiss, effect: str) -> Result:
     org = caller.org
     mine = org.mailroom.open_members(caller.spec.name)
@@ -253,6 +269,7 @@ async def owed(caller: Caller, artefacts: Sequence[str] = ()) -> list[str]:
 TEAM_TOOLS = (
     Tool("recruit", Recruit, recruit),
     Tool("talk", Talk, talk),
+    Tool("read_letters", ReadLetters, read_letters),
     Tool("dismiss", Dismiss, dismiss),
     Tool("update_todo", UpdateTodo, update_todo),
     Tool("finish", Finish, finish),

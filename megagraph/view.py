@@ -1,13 +1,13 @@
-"""The organisation as a person sees it in a terminal: a tree made from the events of a run."""
+"""The organisation as a person sees it: a tree made from the events of a run, and lines of a log."""
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.console import Group, RenderableType
 from rich.text import Text
 from rich.tree import Tree
 
@@ -24,6 +24,29 @@ _MARKS = {
     "failed": ("✗", "bold red"),
     "done": ("✓", "green"),
 }
+_ENDED = ("reported", "incomplete", "failed", "done")
+
+# C0 but tab and line feed, DEL, C1, what turns the direction of writing, and halves of pairs, which no stream takes.
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def clean(text: str) -> str:
+    """The text with everything that would steer a terminal spelt out, such as `\\x1b`."""
+    return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text.replace("\r\n", "\n"))
+
+
+def one_line(text: str, most: int = 240) -> str:
+    """The beginning of the text, cleaned, on one line."""
+    line = " ".join(clean(text[: 4 * most]).split())
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def clock(seconds: float) -> str:
+    """A time span for people: `52 s`, `3 min 05 s`, `2 h 10 min`."""
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 1:
+        return f"{rest} s"
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 @dataclass
@@ -35,11 +58,13 @@ class AgentView:
     role: str
     state: str = "waiting"
     note: str = ""
+    """What it does, waits for, asks or has reported."""
     calls: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     members: list[str] = field(default_factory=list)
     files: set[str] = field(default_factory=set)
+    """What it has written."""
 
     def dump(self) -> dict[str, Any]:
         return {
@@ -57,15 +82,16 @@ class AgentView:
 
 
 class View:
-    """A run as its events tell it. Feed it with `apply`, look at it with `tree` or `lines`."""
+    """A run as its events tell it. Feed it with `apply`; look at it with `tree` and `totals`."""
 
     def __init__(self) -> None:
         self.agents: dict[str, AgentView] = {BOSS: AgentView(BOSS, "", "the boss of the organisation")}
-        self.headline = ""
         self.retries = 0
         self.bad_answers = 0
-        self.checks: list[tuple[str, bool, str]] = []
-        self._begun = time.monotonic()
+        self.judging = False
+        """The boss has finished, and the checks are at work."""
+        self._worked = 0.0
+        self._begun = self._last = 0.0
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> View:
@@ -78,7 +104,11 @@ class View:
         data = event.data
         match event.kind:
             case "run_started" | "run_resumed":
-                self.headline = data.get("note") or f"Model: {data.get('model', '')}"
+                # What lies between the last event of a process and the first of the next was nobody's work.
+                self._worked += self._last - self._begun
+                self._begun = event.time
+            case "run_ended":
+                self.judging = False
             case "recruited":
                 lead = str(data["lead"])
                 self.agents[event.agent] = AgentView(event.agent, lead, str(data["role"]))
@@ -87,10 +117,11 @@ class View:
                 self.retries += 1
             case "bad_answer":
                 self.bad_answers += 1
-            case "check":
-                self.checks.append((str(data["check"]), bool(data["passed"]), str(data["detail"])))
+            case "closed" if event.agent == BOSS:
+                self.judging = True
             case _:
                 pass
+        self._last = event.time
         if event.agent in self.agents:
             self._apply(self.agents[event.agent], event)
 
@@ -110,15 +141,19 @@ class View:
                     agent.note = f"{data['tool']}: {data['result']}"
             case "waiting":
                 # One that has reported waits only for rework.
-                if agent.state not in ("reported", "incomplete", "failed"):
+                if agent.state not in _ENDED:
                     agent.state, agent.note = "waiting", str(data["why"])
             case "asking":
                 agent.state, agent.note = "asking", str(data.get("question") or agent.note or data.get("why"))
+            case "answered":
+                agent.state, agent.note = "acting", ""
             case "retry":
                 agent.note = f"retry: {data['reason']}"
             case "reported":
                 agent.state = "incomplete" if data["missing"] else "reported"
                 agent.note = str(data["summary"])
+            case "failed" if "tool" in data:
+                agent.note = f"{data['tool']}: {data['error']}"
             case "failed":
                 agent.state, agent.note = "failed", str(data.get("error", ""))
             case "closed":
@@ -131,20 +166,28 @@ class View:
     def calls(self) -> int:
         return sum(agent.calls for agent in self.agents.values())
 
-    def totals(self) -> str:
-        """One line: agents, calls, tokens, retries."""
-        tokens_in = sum(agent.input_tokens for agent in self.agents.values())
-        tokens_out = sum(agent.output_tokens for agent in self.agents.values())
+    @property
+    def asking(self) -> bool:
+        return any(agent.state == "asking" for agent in self.agents.values())
+
+    def seconds(self, now: float | None = None) -> float:
+        """Seconds the run has worked, over all its processes: up to its last event, or up to `now`."""
+        return self._worked + max(0.0, (now or self._last) - self._begun) if self._begun else 0.0
+
+    def totals(self, now: float | None = None) -> str:
+        """One line: agents, calls, tokens, what went wrong on the way, and the time."""
+        agents = self.agents.values()
         parts = [
-            f"{len(self.agents)} agents",
-            f"{self.calls} calls",
-            f"{tokens_in:,} + {tokens_out:,} tokens",
+            _many(len(agents), "agent"),
+            _many(self.calls, "call"),
+            f"{sum(a.input_tokens for a in agents):,} tokens in",
+            f"{sum(a.output_tokens for a in agents):,} out",
         ]
         if self.retries:
-            parts.append(f"{self.retries} retries")
+            parts.append("1 retry" if self.retries == 1 else f"{self.retries} retries")
         if self.bad_answers:
-            parts.append(f"{self.bad_answers} bad answers")
-        return " · ".join(parts)
+            parts.append(_many(self.bad_answers, "bad answer"))
+        return " · ".join([*parts, clock(self.seconds(now))])
 
     def tree(self, width: int = 100, most: int = 1000) -> Tree:
         """The agents as a tree. Of more than `most`, finished branches are folded away first."""
@@ -152,12 +195,6 @@ class View:
         root = Tree(self._line(self.agents[BOSS], width, 0), guide_style="dim")
         self._grow(root, BOSS, shown, width, 1)
         return root
-
-    def live(self, width: int, height: int) -> RenderableType:
-        """What the terminal shows while the run works."""
-        clock = time.monotonic() - self._begun
-        foot = Text(f"{self.totals()} · {clock:.0f} s", style="bold")
-        return Group(self.tree(width, most=max(3, height - 4)), foot)
 
     def _grow(self, branch: Tree, name: str, shown: set[str], width: int, depth: int) -> None:
         members = self.agents[name].members
@@ -179,27 +216,32 @@ class View:
         if len(self.agents) <= most:
             return set(self.agents)
         rank = {"asking": 0, "failed": 0, "incomplete": 1, "thinking": 2, "acting": 2, "waiting": 3}
-        shown: set[str] = set()
-        # Each agent takes its line with those of its leads, and each lead a line for what it hides.
+        shown: set[str] = {BOSS}
+        folds = {BOSS}
+        # Each agent takes a line, and so does each lead that hides some of its members.
         for agent in sorted(self.agents.values(), key=lambda a: rank.get(a.state, 4)):
-            path, name = {agent.name}, agent.lead
+            path, name = set(), agent.name
             while name and name not in shown:
                 path.add(name)
                 name = self.agents[name].lead
-            if len(shown | path) * 1.25 > most:
-                break
+            new_folds = folds | {p for p in path if self.agents[p].members}
+            if len(shown | path) + len(new_folds) > most:
+                continue
             shown |= path
+            folds = {name for name in new_folds if not shown.issuperset(self.agents[name].members)}
         return shown
 
     def _line(self, agent: AgentView, width: int, depth: int) -> Text:
         mark, style = _MARKS[agent.state]
-        line = Text.assemble((f"{mark} ", style), (agent.name, "bold"), (f"  {agent.role}", "dim"))
+        role = one_line(agent.role, max(20, width // 3))
+        line = Text.assemble((f"{mark} ", style), (agent.name, "bold"), (f"  {role}", "dim"))
         if agent.calls:
-            line.append(f"  {agent.calls} calls", style="dim")
-        note = " ".join(agent.note.split())
+            line.append(f"  {_many(agent.calls, 'call')}", style="dim")
+        note = Text(one_line(agent.note), style=style)
         room = width - 4 * depth - line.cell_len - 3
         if note and room > 12:
-            line.append("  " + (note if len(note) <= room else note[: room - 1] + "…"), style=style)
+            note.truncate(room, overflow="ellipsis")
+            line.append("  ").append_text(note)
         line.no_wrap, line.overflow = True, "ellipsis"
         return line
 
@@ -207,13 +249,12 @@ class View:
 def plain_line(event: Event) -> str | None:
     """An event as a line of a log; None for those that say little."""
     data, who = event.data, event.agent or "run"
-    clock = time.strftime("%H:%M:%S", time.localtime(event.time))
     match event.kind:
         case "thinking" | "closed":
             return None
         case "thought":
             what = f"→ {', '.join(data['calls'])}" if data["calls"] else f"says: {data['text']}"
-            what += f"  ({data['seconds']:.1f} s, {data['input_tokens']}+{data['output_tokens']} tokens)"
+            what += f"  ({data['seconds']:.1f} s, {data['input_tokens']:,} tokens in, {data['output_tokens']:,} out)"
         case "tool":
             what = f"{data['tool']}: {data['result']}"
         case "letter":
@@ -225,7 +266,19 @@ def plain_line(event: Event) -> str | None:
             what = f"{'passed' if data['passed'] else 'FAILED'}: {data['check']}  {data['detail']}"
         case "retry":
             what = f"retry in {data['delay']} s: {data['reason']}"
+        case "run_started" | "run_resumed":
+            what = f"{event.kind[4:]}: {data.get('note') or data.get('model', '')}"
+        case "run_ended":
+            what = "ended: " + ("all is well" if data["passed"] else "not all is well")
         case _:
             said = (data.get(key) for key in ("note", "why", "question", "summary", "error", "reason", "missing"))
-            what = event.kind.replace("_", " ") + "".join(f": {text}" for text in said if text)
-    return f"{clock} {who}  {' '.join(str(what).split())[:240]}"
+            what = event.kind.removeprefix("run_") + "".join(f": {_said(text)}" for text in said if text)
+    return f"{time.strftime('%H:%M:%S', time.localtime(event.time))} {who}  {one_line(what)}"
+
+
+def _said(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _many(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"

@@ -36,7 +36,18 @@ class Campaign:
 
 
 def command(*args: str, home: Path, url: str) -> list[str]:
-    return [sys.executable, "-m", "megagraph", *args, "--home", str(home), "--model", "openai:scripted", "--base-url", url]
+    return [
+        sys.executable,
+        "-m",
+        "megagraph",
+        *args,
+        "--home",
+        str(home),
+        "--model",
+        "openai:scripted",
+        "--base-url",
+        url,
+    ]
 
 
 def run_campaign(server: ModelServer, home: Path, seed: int, kills: int, longest: float = 0.4) -> Campaign:
@@ -44,7 +55,7 @@ def run_campaign(server: ModelServer, home: Path, seed: int, kills: int, longest
     chance, campaign = random.Random(seed), Campaign()
     journalled: list[tuple[float, set[tuple[str, int]]]] = []
     args = ["run", "Write the files."]
-    env = {**os.environ, "OPENAI_API_KEY": "test", "PYTHONPATH": os.getcwd()}
+    env = {**os.environ, "OPENAI_API_KEY": "test", "PYTHONPATH": str(Path.cwd())}
     for _ in range(40 * kills):
         before = len(server.log)
         with (home.parent / "child.log").open("ab") as log:

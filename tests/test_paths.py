@@ -1,7 +1,7 @@
 import pytest
 
 from megagraph.errors import ToolError
-from megagraph.paths import legal_path, matches
+from megagraph.files.paths import legal_path, matches
 
 LEGAL = [
     "main.py",

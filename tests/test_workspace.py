@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megagraph.errors import HomeError, ToolError, UsageError
-from megagraph.history import Author
-from megagraph.merging import MAX_SHOWN, Conflict
-from megagraph.workspace import Workspace
+from megagraph.files.history import Author
+from megagraph.files.merging import MAX_SHOWN, Conflict
+from megagraph.files.workspace import Workspace
 
 ANN, BOB = Author("ann"), Author("bob")
 TEN_LINES = "".join(f"line {n}\n" for n in range(10))
@@ -350,7 +350,7 @@ def test_search_is_bounded_in_output_and_time(workspace: Workspace, monkeypatch:
     assert "def" in long.text and len(long.text) < 320
     with pytest.raises(ToolError, match="is not a regular expression"):
         workspace.search("(")
-    monkeypatch.setattr("megagraph.search.SEARCH_SECONDS", 0.2)
+    monkeypatch.setattr("megagraph.files.search.SEARCH_SECONDS", 0.2)
     with pytest.raises(ToolError, match=r"took more than 0.2 s"):
         workspace.search(r"(a|aa)+$", "c.md")
 
@@ -516,8 +516,8 @@ CHILD = textwrap.dedent(
     import sys
     from concurrent.futures import ThreadPoolExecutor
     from pathlib import Path
-    from megagraph.history import Author
-    from megagraph.workspace import Workspace
+    from megagraph.files.history import Author
+    from megagraph.files.workspace import Workspace
 
     workspace = Workspace(Path(sys.argv[1]))
     name, count = sys.argv[2], int(sys.argv[3])

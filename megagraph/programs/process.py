@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
-from megagraph.programs.changes import Snapshot, changes_since, extent, snapshot
 from megagraph.errors import ToolError
+from megagraph.programs.changes import Snapshot, changes_since, extent, snapshot
 from megagraph.programs.sandbox import Launch, ProgramLimits, Sandbox
 from megagraph.programs.warden import children, descendants
 

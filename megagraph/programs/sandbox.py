@@ -22,8 +22,8 @@ from typing import NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from megagraph.programs import warden
 from megagraph.errors import SandboxUnavailable
+from megagraph.programs import warden
 
 PYTHON = getattr(sys, "_base_executable", sys.executable)
 """The interpreter that programs run on: ours, without the virtual environment around it."""

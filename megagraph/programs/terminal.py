@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from megagraph.programs.changes import Snapshot
 from megagraph.errors import ToolError
+from megagraph.programs.changes import Snapshot
 from megagraph.programs.process import Child, Clip, Outcome, conclude, prepare
 from megagraph.programs.sandbox import ProgramLimits, Sandbox
 

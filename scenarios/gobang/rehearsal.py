@@ -79,8 +79,8 @@ def good(result: str) -> bool:
 
 
 def telling(result: str) -> str:
-    """The lines of a program's output that are worth quoting."""
-    lines = [line.strip() for line in result.splitlines()]
+    """The lines of a program's output that are worth quoting, without the seconds, which are never the same."""
+    lines = [re.sub(r" in [\d.]+s$", "", line.strip()) for line in result.splitlines()]
     kept = [s for s in lines if re.match(r"(exit code|Ran \d|OK$|FAILED|FAIL:|ERROR:|Assert|Error:|\w+Error:)", s)]
     return "\n".join(kept[:12]) or result[-300:]
 
@@ -389,8 +389,8 @@ def engine_tester(brief: Brief) -> Playing:
 def playtester(brief: Brief) -> Playing:
     sessions = {
         "An illegal move is refused, and the AI answers a legal one": (
-            "h8\nh8\nq20\nquit\n",
-            ("AI ", "ILLEGAL "),
+            "position a1 c12 b2 l4 c3 m12\nd4\nd4\nq20\nquit\n",
+            ("AI e5", "ILLEGAL "),
         ),
         "Five in a row win": ("position a5 h9 b4 i9 c3 j9 d2 k9\ne1\nquit\n", ("WINNER black",)),
         "A four is blocked although an open three stands elsewhere": (

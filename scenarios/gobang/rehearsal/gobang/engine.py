@@ -121,7 +121,7 @@ class Engine:
 
     def _best_first(self, me: int, points: Collection[int]) -> list[int]:
         mine, theirs = self._position.values[me], self._position.values[3 - me]
-        return sorted(points, key=lambda p: (4 * mine[p] + 3 * theirs[p], _CENTRALITY[p], p), reverse=True)
+        return sorted(points, key=lambda p: (mine[p] + theirs[p], _CENTRALITY[p], p), reverse=True)
 
     def _fours(self, me: int, depth: int) -> int | None:
         """The first move of a win by an unbroken row of at most `depth` fours, or None."""

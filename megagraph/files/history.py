@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import pygit2
 
 from megagraph.errors import ToolError, UsageError
-from megagraph.trees import file_id
+from megagraph.files.trees import file_id
 
 _TRAILER = re.compile(r"^(Agent|Effect|Merged-Over): (.*)$", re.M)
 _AGENT = re.compile(r"[\w.-]+")

@@ -13,13 +13,13 @@ from typing import TypeAlias
 import pygit2
 
 from megagraph.errors import ToolError, UsageError
-from megagraph.folders import export_to_folder, fill_folder, read_folder
-from megagraph.history import Author, Change, History, change_of, changes_of, message_of, writers_between
-from megagraph.merging import Clash, Conflict, as_text, merge_file
-from megagraph.paths import legal_path, matches
-from megagraph.refs import Ref, commit_of
-from megagraph.search import Found, search_texts
-from megagraph.trees import TreeMaker, blob_data, file_id, files_of
+from megagraph.files.folders import export_to_folder, fill_folder, read_folder
+from megagraph.files.history import Author, Change, History, change_of, changes_of, message_of, writers_between
+from megagraph.files.merging import Clash, Conflict, as_text, merge_file
+from megagraph.files.paths import legal_path, matches
+from megagraph.files.refs import Ref, commit_of
+from megagraph.files.search import Found, search_texts
+from megagraph.files.trees import TreeMaker, blob_data, file_id, files_of
 
 MAX_BYTES = 2_000_000
 """Size of one file, unless said otherwise."""
@@ -231,7 +231,7 @@ class Workspace:
         return self._apply(subject, author, lambda tip: self._merge(tip, str(seen.id), wanted, author))
 
     def files(self, pattern: str = "", version: str | None = None) -> list[Entry]:
-        """The files that `pattern` means (see `megagraph.paths.matches`), sorted by path."""
+        """The files that `pattern` means (see `megagraph.files.paths.matches`), sorted by path."""
         last = self._history.last_agents(self._ref.tip())
         odb = self._repo.odb
         found = [(path, oid) for path, oid in files_of(self._at(version).tree) if matches(path, pattern)]

@@ -9,7 +9,7 @@ import pygit2
 from pygit2.enums import FileMode, ObjectType
 
 from megagraph.errors import ToolError
-from megagraph.paths import fold
+from megagraph.files.paths import fold
 
 MAX_REMEMBERED = 1000
 """Trees whose names are kept in memory."""

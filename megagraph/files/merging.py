@@ -9,7 +9,7 @@ import pygit2
 from pygit2.enums import FileMode
 
 from megagraph.errors import ToolError
-from megagraph.trees import blob_data
+from megagraph.files.trees import blob_data
 
 MAX_SHOWN = 12_000
 """Characters of a file that a conflict shows; of a larger one, the places that differ."""

@@ -50,7 +50,7 @@ class Ref:
                 try:
                     ref.set_target(new)
                     return True
-                except OSError as error:
+                except (OSError, pygit2.GitError) as error:
                     problem = error
                     self._clear_stale_lock()
                     time.sleep(0.005)

@@ -1,0 +1,200 @@
+"""One process's work on a run: from where it was left to where it stops, and the checks if it is at its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.errors import GraphDrained
+
+from megagraph.agent import TOOLBOX, AgentState
+from megagraph.checks import run_checks
+from megagraph.control import Word, listening
+from megagraph.errors import SandboxUnavailable
+from megagraph.events import Stream
+from megagraph.home import Home
+from megagraph.ledger import Ledger
+from megagraph.limits import Limits, Meter
+from megagraph.models import Model, ModelChoice
+from megagraph.organisation import Organisation
+from megagraph.programs.sandbox import Sandbox, choose_sandbox
+from megagraph.prompts import Prompts
+from megagraph.scenario import Scenario
+from megagraph.specs import BOSS, AgentSpec, Report
+from megagraph.team import agent_graph
+
+Status = Literal["running", "done", "paused", "asking", "failed", "interrupted"]
+"""`paused`: by a person or a limit; `asking`: waits for a person; `failed`: the boss could not go on;
+`interrupted`: its process died. All but `done` can be resumed."""
+
+REHEARSAL_NOTE = "This is a rehearsal: a scripted model plays every agent, no language model is called."
+
+
+@dataclass
+class Session:
+    """The work itself. Whoever starts it holds the run's lock."""
+
+    home: Home
+    run: str
+    scenario: Scenario
+    choice: ModelChoice
+    limits: Limits
+    prompts: Prompts
+    unsafe_programs: bool
+    stream: Stream = field(default_factory=Stream)
+    _org: Organisation | None = None
+    _stop: str = ""
+
+    def stop(self, reason: str) -> None:
+        """Let every agent stop at its next step."""
+        self._stop = reason
+        if self._org is not None:
+            self._org.stop(reason)
+
+    def answers_have_come(self) -> None:
+        """Hand answers that were written to the ledger to those who asked."""
+        if self._org is not None:
+            self._org.take_answers(self._ledger.answers())
+
+    async def work(self) -> None:
+        """Work until the run is done, stopped, or waits for a person."""
+        before = self._row["seconds"] or 0.0
+        calls, input_tokens, output_tokens = self._ledger.usage()
+        meter = Meter(self.limits, calls=calls, input_tokens=input_tokens, output_tokens=output_tokens, seconds=before)
+        model = Model(self.choice, TOOLBOX.schemas)
+        sandbox, why_not = await asyncio.to_thread(_sandbox, self.unsafe_programs)
+        try:
+            with self.home.scratch(self.run) as scratch:
+                async with listening(self.run, self._heard):
+                    again = True
+                    while again:
+                        org = Organisation(
+                            goal=self.scenario.goal,
+                            ledger=self._ledger,
+                            workspace=await asyncio.to_thread(self.home.workspace, self.run),
+                            model=model,
+                            meter=meter,
+                            prompts=self.prompts,
+                            sandbox=sandbox,
+                            no_sandbox=why_not,
+                            scratch=scratch,
+                            programs=self.scenario.programs,
+                            stream=self.stream,
+                        )
+                        again = await self._drive(org)
+        except asyncio.CancelledError:
+            self._note("paused", "stopped at once")
+            raise
+        except Exception as error:
+            self._note("failed", f"{type(error).__name__}: {error}"[:2000])
+            raise
+        finally:
+            self._org = None
+            self.home.database.post(self._ledger.update_run(seconds=meter.seconds))
+            await self.home.database.write()
+            await model.aclose()
+
+    async def _drive(self, org: Organisation) -> bool:
+        """Run the graph to where it stops. True if answers that have come meanwhile let it go on at once."""
+        await org.restore()
+        self._org = org
+        if self._stop:
+            org.stop(self._stop)
+        self._note("running", "")
+        org.emit(
+            "run_resumed" if org.last_event else "run_started",
+            model=self.choice.label,
+            rehearsal=self.choice.rehearsal,
+            note=REHEARSAL_NOTE if self.choice.rehearsal else "",
+        )
+        report = await self._run_graph(org)
+        if report is not None and not org.stopped:
+            await self._judge(org, report)
+        elif not org.stopped and self._ledger.unused_answers():
+            return True
+        else:
+            self._leave(org)
+        return False
+
+    async def _run_graph(self, org: Organisation) -> dict[str, Any] | None:
+        """The boss's report; None where the graph stopped before it."""
+        config: RunnableConfig = {"configurable": {"thread_id": self.run}, "recursion_limit": 1_000_000}
+        begun = await self.home.saver.aget_tuple(config)
+        start: AgentState = {
+            "seat": "boss",
+            "spec": org.spec(BOSS).dump(),
+            "messages": [],
+            "step": 0,
+            "wave": 0,
+            "plan": [],
+            "report": None,
+        }
+        graph = agent_graph(checkpointer=self.home.saver)
+        with contextlib.suppress(GraphDrained):
+            state = await graph.ainvoke(
+                None if begun else start, config, context=org, durability="sync", control=org.control
+            )
+            report: dict[str, Any] | None = state.get("report")
+            return report
+        return None
+
+    async def _judge(self, org: Organisation, report: dict[str, Any]) -> None:
+        """Note the report, run the scenario's checks, and end the run."""
+        org.close(org.mailroom.close(BOSS))
+        database = self.home.database
+        database.post(self._ledger.update_run(report=json.dumps(report, ensure_ascii=False)))
+        verdicts = []
+        async for verdict in run_checks(self.scenario, org.workspace, org.sandbox, org.scratch):
+            verdicts.append(verdict.dump())
+            org.emit("check", **verdict.dump())
+        database.post(self._ledger.update_run(verdicts=json.dumps(verdicts, ensure_ascii=False), ended=time.time()))
+        self._note("done", "")
+        passed = Report.load(report).accepted and all(verdict["passed"] for verdict in verdicts)
+        org.emit("run_ended", passed=passed)
+
+    def _leave(self, org: Organisation) -> None:
+        """Note why the organisation stopped before its end."""
+        open_ = len(self._ledger.questions())
+        asking = f"{open_} open question{'s' if open_ != 1 else ''}"
+        if org.failed:
+            self._note("failed", org.stopped)
+        elif org.stopped or not open_:
+            self._note("paused", org.stopped or "stopped before its end")
+        else:
+            self._note("asking", asking)
+        org.emit("run_paused", reason=org.stopped or asking)
+
+    def _heard(self, word: Word) -> None:
+        """Another process has something to say to this run."""
+        if word == "pause":
+            self.stop("paused from another process")
+        else:
+            self.answers_have_come()
+
+    def _note(self, status: Status, reason: str) -> None:
+        self.home.database.post(self._ledger.update_run(status=status, reason=reason))
+
+    @property
+    def _ledger(self) -> Ledger:
+        return self.home.ledger(self.run)
+
+    @property
+    def _row(self) -> dict[str, Any]:
+        return self.home.find(self.run)
+
+
+def _sandbox(unsafe: bool) -> tuple[Sandbox | None, str]:
+    try:
+        return choose_sandbox(unsafe=unsafe), ""
+    except SandboxUnavailable as error:
+        return None, str(error)
+
+
+def boss_spec() -> AgentSpec:
+    """The boss, who is given the goal and nothing else."""
+    return AgentSpec(BOSS, "the boss of the organisation", "")
