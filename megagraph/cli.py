@@ -82,7 +82,7 @@ def run(
     # A name that was mistyped must not be taken for a goal, and paid for.
     if scenario is None and re.fullmatch(r"[\w.~/\\-]+", goal, re.ASCII):
         raise UsageError(
-            f"there is no scenario `{goal}`, and one word is no goal.",
+            f"there is no scenario `{goal[:80]}`, and one word is no goal.",
             f"Shipped scenarios: {', '.join(shipped_scenarios())}. Or name a folder with a scenario.yaml, or say the "
             "goal in a sentence.",
         )

@@ -14,9 +14,9 @@ from rich.live import Live
 from rich.text import Text
 
 from megagraph.home import home_path
-from megagraph.session import REHEARSAL_NOTE
 from megagraph.run import Result, Run
-from megagraph.view import View, clean, clock, one_line, plain_line
+from megagraph.session import REHEARSAL_NOTE
+from megagraph.view import View, clean, one_line, plain_line
 
 _FRAME = 0.125
 """Seconds between two pictures."""
@@ -73,7 +73,6 @@ def print_run(run: Run, result: Result, view: View, home: Path) -> None:
     """How a run stands: its tree, its report, the verdict of every check, and what can be done next."""
     console = terminal()
     console.print(view.tree(console.width))
-    console.print(view.totals(time.time() if result.status == "running" else None), style="bold")
     if result.report is not None:
         console.print("\nReport", style="bold")
         console.print(Text(clean(result.report.text())))
@@ -87,11 +86,8 @@ def print_run(run: Run, result: Result, view: View, home: Path) -> None:
         console.print(
             Text.assemble((f"{mark} {clean(verdict.check)}", style), (f"  {detail}" if detail else "", "dim"))
         )
-    stands = Text.assemble("\n", (standing(result), "bold"))
-    if result.reason:
-        stands.append(f": {clean(result.reason)}")
-    stands.append(f" · {result.calls} calls · {result.input_tokens:,} tokens in · {result.output_tokens:,} out")
-    console.print(stands.append(f" · {clock(result.seconds)}"))
+    console.print(Text.assemble("\n", (standing(result), "bold"), f": {clean(result.reason)}" if result.reason else ""))
+    console.print(view.totals(time.time() if result.status == "running" else None))
     for line in _next_steps(run, result, home):
         # Never broken in two, so that it can be copied.
         console.print(line, soft_wrap=True)

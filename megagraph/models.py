@@ -166,13 +166,14 @@ def explain(error: Exception) -> tuple[str, bool, float | None]:
             404: " (check the model's name and the base URL)",
         }
         return f"{status}: {text}{remedy.get(status, '')}", False, None
-    name = type(error).__name__
-    if name in ("APITimeoutError", "TimeoutError"):
-        return "time-out: no answer in time", True, None
-    if name == "APIConnectionError" or isinstance(error, OSError):
-        cause = error.__cause__ or error
-        return f"connection: {' '.join(str(cause).split())[:200] or type(cause).__name__}", True, None
-    return f"{name}: {text}", False, None
+    # By name, since the clients are imported only when they are used, and wrap one another's errors.
+    names = {kind.__name__ for kind in type(error).__mro__}
+    cause = " ".join(str(error.__cause__ or error).split())[:200]
+    if names & {"APITimeoutError", "TimeoutError", "TimeoutException"}:
+        return f"time-out or disconnect: {cause}", True, None
+    if names & {"APIConnectionError", "TransportError", "OSError"}:
+        return f"connection: {cause}", True, None
+    return f"{type(error).__name__}: {text}", False, None
 
 
 def _retry_after(error: Exception) -> float | None:

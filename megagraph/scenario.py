@@ -77,7 +77,7 @@ class Scenario:
             return load_script(path)
         except UsageError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             # The rehearsal is a program of the user's: anything may come out of it.
             raise UsageError(f"the rehearsal {path} cannot be loaded ({type(error).__name__}: {error}).") from error
 
@@ -158,7 +158,9 @@ def _is_file(path: Path) -> bool:
 
 
 def _problems(error: ValidationError) -> str:
-    return "; ".join(f"`{'.'.join(map(str, e['loc']))}`: {e['msg'].lower()}" for e in error.errors()[:5])
+    return "; ".join(f"`{'.'.join(map(str, e['loc']))}`: {e['msg'].lower()}" for e in error.errors()[:5]).replace(
+        "valid tuple", "list"
+    )
 
 
 def _known(model: type[BaseModel]) -> str:
