@@ -8,6 +8,7 @@ import json
 import re
 import sqlite3
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -29,6 +30,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -63,7 +65,9 @@ Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds for 
 
 @app.command()
 def run(
-    goal: Annotated[str, typer.Argument(metavar='SCENARIO|"GOAL"', help="A scenario's name or folder, or a goal.")],
+    goal: Annotated[
+        str, typer.Argument(metavar='SCENARIO|"GOAL"', help="A scenario's name (such as gobang) or folder, or a goal.")
+    ],
     model: Model = None,
     base_url: BaseUrl = None,
     limit: LimitOptions = None,
@@ -113,7 +117,10 @@ def resume(
     timeout: Timeout = 300.0,
     as_json: Json = False,
 ) -> None:
-    """Go on with a run where it was left. No finished model call is paid twice."""
+    """Go on with a run where it was left.
+
+    No model call that was answered is made again. Limits, model and server are those of before, but for what is given.
+    """
     from megagraph.foreground import work
     from megagraph.limits import Limits
     from megagraph.mega import MegaGraph
@@ -175,7 +182,7 @@ def runs(home: Home = None, as_json: Json = False) -> None:
 
 @app.command()
 def show(run_id: RunId = "last", home: Home = None, as_json: Json = False) -> None:
-    """Show a run: the tree of agents with their state, calls and tokens, the files, and the verdict."""
+    """Show a run: its agents, its report and its verdicts."""
     from megagraph.display import print_run
     from megagraph.foreground import dump_result
     from megagraph.view import View
@@ -183,6 +190,7 @@ def show(run_id: RunId = "last", home: Home = None, as_json: Json = False) -> No
     with _open(home) as mega:
         opened = mega.open(run_id)
         view, result = View.of(opened.events()), opened.outcome()
+        view.credit((file.path, file.last_agent) for file in opened.workspace.files())
         if as_json:
             _print_json(
                 dump_result(result)
@@ -195,7 +203,8 @@ def show(run_id: RunId = "last", home: Home = None, as_json: Json = False) -> No
             )
             return
         print(f"run {opened.id}")
-        print_run(opened, result, view, mega.home.path)
+        now = time.time() if result.status == "running" else None
+        print_run(opened, result, view, mega.home.path, now)
 
 
 @app.command()
@@ -218,6 +227,8 @@ def files(
         _print_json([{"path": e.path, "bytes": e.size, "agent": e.last_agent} for e in entries])
     elif out is not None:
         print(f"{len(entries)} files written to {out}")
+    elif not entries:
+        print("No files yet.")
     else:
         for entry in entries:
             print(f"{entry.size:>9,}  {entry.last_agent:<20} {clean(entry.path)}")
@@ -226,7 +237,7 @@ def files(
 @app.command()
 def log(
     run_id: RunId = "last",
-    agent: Annotated[str | None, typer.Argument(metavar="[AGENT]", help="Only this agent.")] = None,
+    agent: Annotated[str | None, typer.Argument(metavar="AGENT", help="Only this agent.")] = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -250,13 +261,16 @@ def log(
 def answer(
     run_id: RunId,
     question: Annotated[
-        str | None, typer.Argument(metavar="[QUESTION]", help="The question's id; without, list the open ones.")
+        str | None, typer.Argument(metavar="QUESTION", help="The question's id; without, list the open ones.")
     ] = None,
-    text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="The answer.")] = None,
+    text: Annotated[str | None, typer.Argument(metavar="TEXT", help="The answer.")] = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Answer an agent's question to you, or list the open ones. `resume` then goes on with the run."""
+    """Answer an agent's question, or list the open ones.
+
+    A run that is at work takes the answer at once; one that waits for it goes on with `resume`.
+    """
     from megagraph.display import home_option
     from megagraph.view import one_line
 

@@ -58,7 +58,7 @@ async def _paint(live: Live, view: View, run: Run) -> None:
     console = live.console
     while True:
         begun = time.monotonic()
-        foot = Text(view.totals(time.time()), style="bold")
+        foot = Text(view.totals(view.seconds(time.time())), style="bold")
         if view.judging:
             foot.append(" · the checks are running")
         elif view.asking:
@@ -69,8 +69,11 @@ async def _paint(live: Live, view: View, run: Run) -> None:
         await asyncio.sleep(max(_FRAME, 9 * (time.monotonic() - begun)))
 
 
-def print_run(run: Run, result: Result, view: View, home: Path) -> None:
-    """How a run stands: its tree, its report, the verdict of every check, and what can be done next."""
+def print_run(run: Run, result: Result, view: View, home: Path, now: float | None = None) -> None:
+    """How a run stands: its tree, its report, the verdict of every check, and what can be done next.
+
+    `now` is given where it is at work, or was until now.
+    """
     console = terminal()
     console.print(view.tree(console.width))
     if result.report is not None:
@@ -87,7 +90,8 @@ def print_run(run: Run, result: Result, view: View, home: Path) -> None:
             Text.assemble((f"{mark} {clean(verdict.check)}", style), (f"  {detail}" if detail else "", "dim"))
         )
     console.print(Text.assemble("\n", (standing(result), "bold"), f": {clean(result.reason)}" if result.reason else ""))
-    console.print(view.totals(time.time() if result.status == "running" else None))
+    # A process that was killed has left no time, and one that was stopped at once no last event.
+    console.print(view.totals(view.seconds(now) if now else max(result.seconds, view.seconds())))
     for line in _next_steps(run, result, home):
         # Never broken in two, so that it can be copied.
         console.print(line, soft_wrap=True)

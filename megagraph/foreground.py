@@ -29,7 +29,8 @@ def work(mega: MegaGraph, start: Start, *, as_json: bool, out: Path | None) -> i
         if as_json:
             print(json.dumps(dump_result(result), indent=2))
         else:
-            print_run(run, result, view, mega.home.path)
+            view.credit((file.path, file.last_agent) for file in run.workspace.files())
+            print_run(run, result, view, mega.home.path, time.time())
         if out is not None and result.status == "done":
             run.export(out)
             if not as_json:

@@ -86,11 +86,16 @@ class Mailroom:
         """Make a place for an agent. Adding one that is there already changes nothing."""
         if spec.name in self.places:
             return self.places[spec.name]
-        place = Place(spec, report=report, state="closed" if closed else "working")
+        place = Place(spec, report=report)
         place.started = place.resting = report is not None
         self.places[spec.name] = place
         if spec.lead:
-            self.places[spec.lead].members.append(spec.name)
+            lead = self.places[spec.lead]
+            lead.members.append(spec.name)
+            # Who recruits is at work; whoever was dismissed in the middle of recruiting gets no team.
+            lead.started, closed = True, closed or lead.closed
+        if closed:
+            place.state = "closed"
         return place
 
     def restore(self, letters: Iterable[Letter], read_at: Mapping[str, int]) -> None:
@@ -98,6 +103,8 @@ class Mailroom:
         for letter in letters:
             step = int(letter.id.split("/")[1]) if letter.kind != "notice" else 0
             self._file(letter, _ReadBy(read_at, step))
+            if letter.sender in self.places:
+                self.places[letter.sender].started = True
 
     # --- who can be reached ------------------------------------------------------------------------------
 
@@ -165,10 +172,7 @@ class Mailroom:
             return "park"
         place.state = "asking"
         self._on_change(name, "asking", self.why(name))
-        wake = await self._sleep(place)
-        if wake == "work":
-            place.state = "working"
-        return wake
+        return await self._sleep(place)
 
     def answered(self, name: str) -> None:
         """A person has answered `name`'s question."""
@@ -219,10 +223,11 @@ class Mailroom:
 
     def busy(self, lead: str) -> list[str]:
         """The members of `lead` whose work is not over, each with the reason."""
+        unread = {letter.sender for letter in self.places[lead].unread}
         return [
             f"{name} ({self._describe_work(name)})"
             for name in self.open_members(lead)
-            if not (self._idle(self.places[name]) and self.places[name].report)
+            if name in unread or not (self._idle(self.places[name]) and self.places[name].report)
         ]
 
     def unaccepted(self, lead: str) -> list[str]:

@@ -94,21 +94,12 @@ def _openai(name: str, base_url: str, timeout: float) -> ModelChoice:
         raise UsageError(f"`openai:{name}` needs OPENAI_API_KEY, or a --base-url that needs no key.", WAYS)
 
     def make() -> BaseChatModel:
-        import openai
         from pydantic import SecretStr
 
         from megagraph.openai_chat import LeanChatOpenAI
 
-        # httpx scans its pool on every call; under hundreds of open calls aiohttp costs a third of it.
-        pool = type(openai.DEFAULT_CONNECTION_LIMITS)(max_connections=4096, max_keepalive_connections=1024)
-        client = openai.DefaultAioHttpClient(timeout=timeout, limits=pool)
         return LeanChatOpenAI(
-            model=name,
-            api_key=SecretStr(key),
-            base_url=base_url or None,
-            max_retries=0,
-            timeout=timeout,
-            http_async_client=client,
+            model=name, api_key=SecretStr(key), base_url=base_url or None, max_retries=0, timeout=timeout
         )
 
     return ModelChoice(f"openai:{name}", make, base_url=base_url)
@@ -144,9 +135,8 @@ class Model:
         raise AssertionError("unreachable")
 
     async def aclose(self) -> None:
-        client = getattr(self._chat, "http_async_client", None)
-        if client is not None:
-            await client.aclose()
+        if close := getattr(self._chat, "aclose", None):
+            await close()
 
 
 def explain(error: Exception) -> tuple[str, bool, float | None]:
@@ -171,15 +161,11 @@ def explain(error: Exception) -> tuple[str, bool, float | None]:
     cause = " ".join(str(error.__cause__ or error).split())[:200]
     if names & {"APITimeoutError", "TimeoutError", "TimeoutException"}:
         return f"time-out or disconnect: {cause}", True, None
-    if names & {"APIConnectionError", "TransportError", "OSError"}:
+    if names & {"APIConnectionError", "TransportError", "ClientError", "OSError", "JSONDecodeError"}:
         return f"connection: {cause}", True, None
     return f"{type(error).__name__}: {text}", False, None
 
 
 def _retry_after(error: Exception) -> float | None:
-    response = getattr(error, "response", None)
-    value = response.headers.get("retry-after") if response is not None else None
-    try:
-        return max(0.0, float(value)) if value else None
-    except ValueError:
-        return None
+    seconds = getattr(error, "retry_after", None)
+    return seconds if isinstance(seconds, float) else None

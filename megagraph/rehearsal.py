@@ -38,6 +38,7 @@ FAULT_PREFIX = "fault_"
 """Tool-call ids that begin so were spoilt on the wire by a test server; a replay passes over their turns."""
 
 _NAME = re.compile(r"Your name is `([a-z0-9_]+)`")
+_FOLDED = re.compile(r"^- (\w+) \((message|report|failure|notice)\): (.*)$", re.M)
 _LETTER = re.compile(r'<letter from="([^"]*)" kind="([^"]*)">\n(.*?)\n</letter>', re.S)
 
 
@@ -245,7 +246,7 @@ def _heard(messages: Sequence[BaseMessage]) -> Heard:
     mail = "\n".join(m.text for m in messages if isinstance(m, HumanMessage))
     return Heard(
         results=tuple(m.text for m in messages if isinstance(m, ToolMessage)),
-        letters=tuple((s, k, t) for s, k, t in _LETTER.findall(mail)),
+        letters=(*_FOLDED.findall(_LETTER.sub("", mail)), *_LETTER.findall(mail)),
         text="\n".join(texts),
     )
 

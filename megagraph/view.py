@@ -24,6 +24,8 @@ _MARKS = {
     "failed": ("✗", "bold red"),
     "done": ("✓", "green"),
 }
+_WIDE = 120
+"""Columns from which on there is room for every agent's tokens."""
 _ENDED = ("reported", "incomplete", "failed", "done")
 
 # C0 but tab and line feed, DEL, C1, what turns the direction of writing, and halves of pairs, which no stream takes.
@@ -63,8 +65,8 @@ class AgentView:
     input_tokens: int = 0
     output_tokens: int = 0
     members: list[str] = field(default_factory=list)
-    files: set[str] = field(default_factory=set)
-    """What it has written."""
+    files: list[str] = field(default_factory=list)
+    """The files that it was the last to change; known after `View.credit`."""
 
     def dump(self) -> dict[str, Any]:
         return {
@@ -76,7 +78,7 @@ class AgentView:
             "calls": self.calls,
             "input_tokens": self.input_tokens,
             "output_tokens": self.output_tokens,
-            "files": sorted(self.files),
+            "files": list(self.files),
             "members": list(self.members),
         }
 
@@ -136,7 +138,6 @@ class View:
                 agent.output_tokens += int(data["output_tokens"])
                 agent.state, agent.note = "acting", ", ".join(data["calls"]) or str(data["text"])
             case "tool":
-                agent.files.update(data.get("files", ()))
                 if not data["ok"]:
                     agent.note = f"{data['tool']}: {data['result']}"
             case "waiting":
@@ -162,6 +163,12 @@ class View:
             case _:
                 pass
 
+    def credit(self, files: Iterable[tuple[str, str]]) -> None:
+        """Note who was the last to change each file: pairs of a path and an agent."""
+        for path, agent in files:
+            if agent in self.agents:
+                self.agents[agent].files.append(path)
+
     @property
     def calls(self) -> int:
         return sum(agent.calls for agent in self.agents.values())
@@ -174,8 +181,8 @@ class View:
         """Seconds the run has worked, over all its processes: up to its last event, or up to `now`."""
         return self._worked + max(0.0, (now or self._last) - self._begun) if self._begun else 0.0
 
-    def totals(self, now: float | None = None) -> str:
-        """One line: agents, calls, tokens, what went wrong on the way, and the time."""
+    def totals(self, seconds: float) -> str:
+        """One line: agents, calls, tokens, what went wrong on the way, and the seconds it took."""
         agents = self.agents.values()
         parts = [
             _many(len(agents), "agent"),
@@ -187,7 +194,7 @@ class View:
             parts.append("1 retry" if self.retries == 1 else f"{self.retries} retries")
         if self.bad_answers:
             parts.append(_many(self.bad_answers, "bad answer"))
-        return " · ".join([*parts, clock(self.seconds(now))])
+        return " · ".join([*parts, clock(seconds)])
 
     def tree(self, width: int = 100, most: int = 1000) -> Tree:
         """The agents as a tree. Of more than `most`, finished branches are folded away first."""
@@ -237,6 +244,10 @@ class View:
         line = Text.assemble((f"{mark} ", style), (agent.name, "bold"), (f"  {role}", "dim"))
         if agent.calls:
             line.append(f"  {_many(agent.calls, 'call')}", style="dim")
+            if width >= _WIDE:
+                line.append(f", {agent.input_tokens:,} tokens in, {agent.output_tokens:,} out", style="dim")
+        if agent.files:
+            line.append(f"  {_many(len(agent.files), 'file')}", style="dim")
         note = Text(one_line(agent.note), style=style)
         room = width - 4 * depth - line.cell_len - 3
         if note and room > 12:
