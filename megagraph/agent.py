@@ -26,11 +26,12 @@ from megagraph.file_tools import FILE_TOOLS
 from megagraph.human_tools import HUMAN_TOOLS
 from megagraph.ledger import CallRow, ToolRow
 from megagraph.organisation import Organisation
+from megagraph.program_tools import PROGRAM_TOOLS
 from megagraph.specs import AgentSpec, Letter, Report, Seat
 from megagraph.team_tools import TEAM_TOOLS, owed
 from megagraph.tools import Caller, Request, Toolbox
 
-TOOLBOX = Toolbox([*TEAM_TOOLS, *FILE_TOOLS, *HUMAN_TOOLS])
+TOOLBOX = Toolbox([*TEAM_TOOLS, *FILE_TOOLS, *PROGRAM_TOOLS, *HUMAN_TOOLS])
 
 MAX_UNREAD = 12
 """Letters handed over whole in one turn; of more, the rest is folded into a digest."""
@@ -129,7 +130,7 @@ async def _hand_in(
         org.emit("reported", spec.name, summary=report.summary[:500], missing=list(report.missing))
     org.mailroom.report(spec.name, report)
     if spec.lead:
-        org.mailroom.deliver(letter)
+        org.deliver([letter])
 
 
 @guarded
@@ -194,6 +195,7 @@ async def _ask(org: Organisation, spec: AgentSpec, state: AgentState, step: int)
             retries=answer.retries,
         )
     )
+    org.called(answer.seconds)
     usage = answer.message.usage_metadata
     tokens = (usage["input_tokens"], usage["output_tokens"]) if usage else (0, 0)
     org.meter.settle(*tokens)
@@ -218,7 +220,7 @@ async def _rest(
     It is told once if something is missing. An agent that has asked someone waits for the answer instead.
     """
     mailroom = org.mailroom
-    if mailroom.places[spec.name].unread:
+    if mailroom.has_mail(spec.name):
         return Command(update=update, goto="think")
     if state["seat"] != "boss" and mailroom.may_rest(spec.name):
         return Command(update=update, goto="wait")

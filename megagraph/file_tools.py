@@ -1,18 +1,16 @@
-"""The tools agents work on the shared files with, and run programs on them."""
+"""The tools agents work on the shared files with."""
 
 from __future__ import annotations
 
 import asyncio
-import tempfile
-from pathlib import Path
+from collections.abc import Sequence
+from functools import partial
 
 from pydantic import Field
 
-from megagraph.errors import ToolError
 from megagraph.files.history import Author
 from megagraph.files.workspace import Written
-from megagraph.programs.process import program_argv
-from megagraph.programs.process import run_program as run_in_sandbox
+from megagraph.specs import Letter
 from megagraph.tools import Args, Caller, Result, Tool
 
 MAX_READ = 60_000
@@ -72,15 +70,6 @@ class SearchFiles(Args):
     pattern: str = Field(default="", description="Which files to search, as in list_files.")
 
 
-class RunProgram(Args):
-    """Run a Python file of the shared tree in the sandbox, in a copy of the tree as it is now, and return its exit
-    code and output. Files it writes become shared files."""
-
-    path: str = Field(description="The program: the path of a .py file, or the name of an allowed command.")
-    args: list[str] = Field(default=[], description="Its arguments.")
-    stdin: str = Field(default="", description="What it reads from standard input.")
-
-
 async def list_files(caller: Caller, args: ListFiles, effect: str) -> Result:
     entries = await asyncio.to_thread(caller.org.workspace.files, args.pattern)
     if not entries:
@@ -108,39 +97,41 @@ async def read_file(caller: Caller, args: ReadFile, effect: str) -> Result:
 
 async def write_file(caller: Caller, args: WriteFile, effect: str) -> Result:
     workspace = caller.org.workspace
-    written = await asyncio.to_thread(
-        workspace.write,
-        args.path,
-        args.content,
-        base=args.version or caller.versions.get(args.path.removeprefix("./")),
-        author=Author(caller.spec.name, effect),
+    written = await caller.org.write_files(
+        partial(
+            workspace.write,
+            args.path,
+            args.content,
+            base=args.version or caller.versions.get(args.path.removeprefix("./")),
+            author=Author(caller.spec.name, effect),
+        )
     )
-    return _changed(written, f"wrote {written.path} ({len(args.content)} characters)")
+    return _changed(caller, effect, written, f"wrote {written.path} ({len(args.content)} characters)")
 
 
 async def edit_file(caller: Caller, args: EditFile, effect: str) -> Result:
-    written = await asyncio.to_thread(
-        caller.org.workspace.edit,
-        args.path,
-        args.old,
-        args.new,
-        base=caller.versions.get(args.path.removeprefix("./")),
-        author=Author(caller.spec.name, effect),
+    written = await caller.org.write_files(
+        partial(
+            caller.org.workspace.edit,
+            args.path,
+            args.old,
+            args.new,
+            base=caller.versions.get(args.path.removeprefix("./")),
+            author=Author(caller.spec.name, effect),
+        )
     )
-    return _changed(written, f"edited {written.path}")
+    return _changed(caller, effect, written, f"edited {written.path}")
 
 
 async def move_file(caller: Caller, args: MoveFile, effect: str) -> Result:
     author = Author(caller.spec.name, effect)
-    return _changed(
-        await asyncio.to_thread(caller.org.workspace.move, args.path, args.to, author=author),
-        f"moved {args.path} to {args.to}",
-    )
+    moved = await caller.org.write_files(partial(caller.org.workspace.move, args.path, args.to, author=author))
+    return _changed(caller, effect, moved, f"moved {args.path} to {args.to}")
 
 
 async def delete_file(caller: Caller, args: DeleteFile, effect: str) -> Result:
     author = Author(caller.spec.name, effect)
-    await asyncio.to_thread(caller.org.workspace.delete, args.path, author=author)
+    await caller.org.write_files(partial(caller.org.workspace.delete, args.path, author=author))
     return Result(f"deleted {args.path}")
 
 
@@ -149,40 +140,30 @@ async def search_files(caller: Caller, args: SearchFiles, effect: str) -> Result
     return Result(found.text())
 
 
-async def run_program(caller: Caller, args: RunProgram, effect: str) -> Result:
-    org = caller.org
-    if org.sandbox is None:
-        raise ToolError(f"programs cannot be run here: {org.no_sandbox}")
-    with tempfile.TemporaryDirectory(prefix="program-", dir=org.scratch) as folder:
-        tree = Path(folder) / "tree"
-        version = await asyncio.to_thread(org.workspace.materialise, tree)
-        argv = program_argv(args.path, args.args, tree, org.programs)
-        outcome = await run_in_sandbox(org.sandbox, argv, tree, stdin=args.stdin.encode(), limits=org.programs)
-    text = outcome.text()
-    if not outcome.changes:
-        return Result(text)
-    try:
-        proposal = await asyncio.to_thread(
-            org.workspace.propose,
-            version,
-            outcome.changes,
-            author=Author(caller.spec.name, effect),
-            subject=f"run {args.path}",
-        )
-    except ToolError as error:
-        return Result(f"{text}\nThe files it wrote were not taken over: {error}")
-    return Result(text, effects={"versions": dict.fromkeys(proposal.paths, proposal.version)})
-
-
-def _changed(written: Written, what: str) -> Result:
-    merged = (
-        f" Merged with changes by {', '.join(written.merged_over)}: check that they fit." if written.merged_over else ""
-    )
+def _changed(caller: Caller, effect: str, written: Written, what: str) -> Result:
+    merged = others = ""
+    if written.merged_over:
+        others = ", ".join(written.merged_over)
+        merged = f" Merged with changes by {others}: read it, and check that they fit together."
     note = "" if written.changed else " Nothing changed: it was like that already."
+    asides = asides_of_merge(caller, effect, written.merged_over, [written.path])
     return Result(
         f"{what}, version {written.version[:12]}.{merged}{note}",
         effects={"versions": {written.path: written.version}},
+        statements=[caller.org.ledger.letter(letter) for letter in asides],
+        after=lambda: caller.org.deliver(asides),
     )
+
+
+def asides_of_merge(caller: Caller, effect: str, merged_over: Sequence[str], paths: Sequence[str]) -> list[Letter]:
+    """A word to those whose changes were merged with: lines that fit may still not go together."""
+    me, places = caller.spec.name, caller.org.mailroom.places
+    text = f"I have changed {', '.join(paths)} after you; both changes are in it. Check that they fit together."
+    return [
+        Letter(f"{effect}/merged/{other}", me, other, "aside", text)
+        for other in merged_over
+        if other in places and other != me
+    ]
 
 
 FILE_TOOLS = (
@@ -193,5 +174,4 @@ FILE_TOOLS = (
     Tool("move_file", MoveFile, move_file),
     Tool("delete_file", DeleteFile, delete_file),
     Tool("search_files", SearchFiles, search_files),
-    Tool("run_program", RunProgram, run_program),
 )

@@ -324,6 +324,6 @@ def _kind(text: str) -> LetterKind:
         "report": "report",
         "failure": "failure",
         "notice": "notice",
-        "answer": "answer",
+        "aside": "aside",
     }
     return kinds[text]

@@ -137,6 +137,10 @@ class Mailroom:
         else:
             self._wake_if_due(letter.to)
 
+    def has_mail(self, name: str) -> bool:
+        """Whether there is an unread letter that is worth a turn."""
+        return self._due(self.places[name])
+
     def read(self, name: str, ids: Iterable[str]) -> None:
         """Note that `name` has read these letters."""
         self.places[name].seen.update(ids)
@@ -151,8 +155,11 @@ class Mailroom:
         if self._parked:
             return "park"
         if self._due(place):
-            place.go_to_work()
+            self._set_to_work(place)
             return "work"
+        if not place.spec.lead and not self.open_members(name):
+            # Nobody is left who could write to it. So it is after a kill in the middle of ending its team.
+            return "close"
         place.state = "waiting"
         self._on_change(name, "waiting", self.why(name))
         return await self._sleep(place)
@@ -161,7 +168,7 @@ class Mailroom:
         """Note that `name` is at work (its loop went on without waiting, as after a restart)."""
         place = self.places[name]
         if not place.closed:
-            place.go_to_work()
+            self._set_to_work(place)
 
     async def ask(self, name: str) -> Wake:
         """Wait for a person's answer. Returns `work` when `answered` was called, else as `wait`."""
@@ -203,9 +210,12 @@ class Mailroom:
             return "waits for the report of " + ", ".join(map(self._describe, blockers))
         if place.state == "asking":
             return "waits for a person's answer"
-        if open_members := self.open_members(name):
-            busy = [m for m in open_members if not self._idle(self.places[m])]
-            return "waits for its team: " + (", ".join(busy) if busy else "all idle")
+        open_members = self.open_members(name)
+        if busy := [member for member in open_members if not self._idle(self.places[member])]:
+            return "waits for its team: " + ", ".join(busy)
+        if open_members:
+            others = self._awaited_above(place)
+            return f"waits for an answer from {', '.join(others)}" if others else "waits for its team: all idle"
         if place.report is not None:
             return "has reported"
         if awaited := self._awaited(place):
@@ -224,11 +234,14 @@ class Mailroom:
     def busy(self, lead: str) -> list[str]:
         """The members of `lead` whose work is not over, each with the reason."""
         unread = {letter.sender for letter in self.places[lead].unread}
-        return [
-            f"{name} ({self._describe_work(name)})"
-            for name in self.open_members(lead)
-            if name in unread or not (self._idle(self.places[name]) and self.places[name].report)
-        ]
+        found = []
+        for name in self.open_members(lead):
+            place = self.places[name]
+            if not self._idle(place) or not place.report or self.open_members(name):
+                found.append(f"{name} ({self._describe_work(name)})")
+            elif name in unread:
+                found.append(f"{name} (has written to you meanwhile)")
+        return found
 
     def unaccepted(self, lead: str) -> list[str]:
         """The members of `lead` that have reported, but failed or left something missing."""
@@ -300,7 +313,7 @@ class Mailroom:
         """Whether there is something to do. Until its dependencies have reported, an agent does not start."""
         if not place.started:
             return not self.blockers(place.spec.name)
-        return any(id_ not in place.seen for id_ in place.letters)
+        return any(id_ not in place.seen and letter.kind != "aside" for id_, letter in place.letters.items())
 
     def _wake_if_due(self, name: str) -> None:
         place = self.places[name]
@@ -316,20 +329,29 @@ class Mailroom:
             place.future.set_result(wake)
             if wake == "work":
                 # From here on it counts as working: nobody may find its team quiet before it runs.
-                place.go_to_work()
-                if place.spec.lead:
-                    self.places[place.spec.lead].stalls = 0
+                self._set_to_work(place)
+
+    def _set_to_work(self, place: Place) -> None:
+        place.go_to_work()
+        if place.spec.lead:
+            self.places[place.spec.lead].stalls = 0
 
     def _released(self, name: str) -> bool:
         place = self.places[name]
         return place.closed or (place.report is not None and place.report.accepted)
 
     def _idle(self, place: Place) -> bool:
+        """Whether neither it nor anybody below it moves without mail from elsewhere."""
         at_rest = place.state == "waiting" or (place.resting and not place.closed)
-        return at_rest and not self._due(place) and not self.open_members(place.spec.name)
+        members = self.open_members(place.spec.name)
+        return at_rest and not self._due(place) and all(self._idle(self.places[name]) for name in members)
 
     def _awaited(self, place: Place) -> list[str]:
         return sorted(name for name in place.awaits if not self.places[name].closed)
+
+    def _awaited_above(self, place: Place) -> list[str]:
+        """Its lead and team mates that owe it an answer."""
+        return [name for name in self._awaited(place) if name not in place.members]
 
     def _describe(self, name: str) -> str:
         report = self.places[name].report
@@ -342,25 +364,30 @@ class Mailroom:
         return self.why(name) if place.state != "working" else "at work"
 
     def _settle(self, place: Place) -> None:
-        """`place` has just gone to wait: is its team, or the whole run, at a stand?"""
-        if self.open_members(place.spec.name):
-            self._look_for_stall(place.spec.name)
-        elif place.spec.lead:
-            self._look_for_stall(place.spec.lead)
+        """`place` has just gone to wait: is its team, a team above, or the whole run at a stand?"""
+        lead = place.spec.name if self.open_members(place.spec.name) else place.spec.lead
+        while lead and self._at_a_stand(lead):
+            if not self._awaited_above(self.places[lead]):
+                self._tell_of_stand(lead)
+                break
+            # It waits for an answer from above, with good reason: whether that can come is seen from there.
+            lead = self.places[lead].spec.lead
         if self.asking and not any(p.state == "working" for p in self.places.values()):
             self.park()
 
-    def _look_for_stall(self, lead: str) -> None:
-        """If nobody in the team can move without its lead, and the lead sleeps, wake the lead and say why."""
+    def _at_a_stand(self, lead: str) -> bool:
+        """Whether nobody in the team can move without its lead, and the lead sleeps."""
         leader = self.places[lead]
-        members = self.open_members(lead)
-        if leader.state != "waiting" or self._due(leader) or not members:
-            return
-        if any(not self._idle(self.places[name]) for name in members):
-            return
+        return leader.state == "waiting" and bool(self.open_members(lead)) and self._idle(leader)
+
+    def _tell_of_stand(self, lead: str) -> None:
+        """Wake the lead of a team at a stand and say why it stands; end the team of one that does nothing about it."""
+        leader = self.places[lead]
         leader.stalls += 1
         if leader.stalls > STALLS_BEFORE_END:
             self._resolve(leader, "close")
+            # It has its team to end, and is not quiet before it has.
+            leader.state = "working"
             return
-        lines = [f"- {name} {self.why(name)}" for name in members]
+        lines = [f"- {name} {self.why(name)}" for name in self.open_members(lead)]
         self._notify(lead, "Nothing in your team moves by itself any more:\n" + "\n".join(lines))

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from langgraph.errors import GraphInterrupt
 from langgraph.runtime import RunControl
@@ -26,6 +27,11 @@ from megagraph.models import Model
 from megagraph.programs.sandbox import ProgramLimits, Sandbox
 from megagraph.prompts import Prompts
 from megagraph.specs import AgentSpec, Letter
+
+T = TypeVar("T")
+
+GATHER_MOST = 2.0
+"""The longest that a report waits, in seconds, for others to be read with it."""
 
 
 @dataclass
@@ -58,10 +64,17 @@ class Organisation:
     answers: dict[str, str] = field(default_factory=dict)
     """A person's answers, by question."""
     last_event: int = 0
+    interactive: object = None
+    """The interactive programs, once there was one; `program_tools` knows what they are."""
+    _closing: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    _usual: float | None = None
     mailroom: Mailroom = field(init=False)
+    _writer: ThreadPoolExecutor = field(init=False)
 
     def __post_init__(self) -> None:
         self.mailroom = Mailroom(self._notice, self._changed)
+        # Writers of files take turns anyway: in a thread of their own they keep no one else from a thread.
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="megagraph-files")
 
     async def restore(self) -> None:
         """Fill in what earlier processes of this run have done."""
@@ -93,6 +106,25 @@ class Organisation:
             self.control.request_drain(reason)
             self.mailroom.park()
 
+    async def write_files(self, change: Callable[[], T]) -> T:
+        """The result of a change to the shared files."""
+        return await asyncio.get_running_loop().run_in_executor(self._writer, change)
+
+    def called(self, seconds: float) -> None:
+        """A model call took so long. Leads give reports half of a usual call to arrive together."""
+        self._usual = seconds if self._usual is None else self._usual + (seconds - self._usual) / 16
+        self.mailroom.gather_seconds = min(GATHER_MOST, self._usual / 2)
+
+    def at_end(self, close: Callable[[], Awaitable[None]]) -> None:
+        """Call this when the process's work on the run ends, however it does."""
+        self._closing.append(close)
+
+    async def aclose(self) -> None:
+        """End what was started for the run and cannot outlive this process's work on it."""
+        for close in self._closing:
+            await close()
+        self._writer.shutdown(wait=False)
+
     def take_answers(self, answers: Mapping[str, str]) -> None:
         """Hand a person's answers to those who asked; the ids of questions begin with the agent's name."""
         for question, answer in answers.items():
@@ -110,11 +142,16 @@ class Organisation:
             for name in names:
                 self.emit("closed", name)
 
+    def deliver(self, letters: Iterable[Letter]) -> None:
+        """Deliver letters whose rows are durable."""
+        for x in letters:
+            self.emit("letter", x.sender, to=x.to, letter=x.id, about=x.kind, text=x.text[:500])
+            self.mailroom.deliver(x)
+
     def _notice(self, lead: str, text: str) -> None:
         letter = Letter(f"notice/{lead}/{uuid.uuid4().hex[:8]}", "notice", lead, "notice", text)
         self.ledger.database.post(self.ledger.letter(letter))
-        self.emit("letter", "", to=lead, letter=letter.id, about="notice", text=text)
-        self.mailroom.deliver(letter)
+        self.deliver([letter])
 
     def _changed(self, agent: str, state: str, why: str) -> None:
         kinds: Mapping[str, EventKind] = {"waiting": "waiting", "asking": "asking"}

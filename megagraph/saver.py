@@ -48,12 +48,26 @@ class Saver(SqliteSaver):
         super().__init__(database.reader, serde=JsonPlusSerializer())
         self.is_setup = True
         self._database = database
+        self._namespaces: dict[str, set[str]] = {}
 
     @contextmanager
     def cursor(self, transaction: bool = True) -> Iterator[sqlite3.Cursor]:
         """A reading cursor. The library's methods that write through it are replaced below."""
         with self._database.read_lock, closing(self._database.reader.cursor()) as cursor:
             yield cursor
+
+    async def know(self, thread: str) -> None:
+        """Take stock of a thread that nobody else will write to until `forget`.
+
+        Every agent and every team begins by asking whether it has been there before: this answers it at once.
+        """
+        rows = await self._database.read_async(
+            "SELECT DISTINCT checkpoint_ns FROM checkpoints WHERE thread_id = ?", (thread,)
+        )
+        self._namespaces[thread] = {row[0] for row in rows}
+
+    def forget(self, thread: str) -> None:
+        self._namespaces.pop(thread, None)
 
     def put(
         self,
@@ -72,6 +86,9 @@ class Saver(SqliteSaver):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
+        where = config["configurable"]
+        if (known := self._namespaces.get(where["thread_id"])) is not None:
+            known.add(where.get("checkpoint_ns", ""))
         await self._database.write(self._checkpoint(config, checkpoint, metadata))
         return _address(config, checkpoint["id"])
 
@@ -108,6 +125,10 @@ class Saver(SqliteSaver):
         await self._database.write(*_deletion(thread_id))
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        where = config["configurable"]
+        known = self._namespaces.get(where["thread_id"])
+        if known is not None and where.get("checkpoint_ns", "") not in known:
+            return None
         return await asyncio.to_thread(self.get_tuple, config)
 
     async def alist(

@@ -69,6 +69,7 @@ class Session:
         model = Model(self.choice, TOOLBOX.schemas)
         sandbox, why_not = await asyncio.to_thread(_sandbox, self.unsafe_programs)
         try:
+            await self.home.saver.know(self.run)
             with self.home.scratch(self.run) as scratch:
                 async with listening(self.run, self._heard):
                     again = True
@@ -86,7 +87,10 @@ class Session:
                             programs=self.scenario.programs,
                             stream=self.stream,
                         )
-                        again = await self._drive(org)
+                        try:
+                            again = await self._drive(org)
+                        finally:
+                            await org.aclose()
         except asyncio.CancelledError:
             self._note("paused", "stopped at once")
             raise
@@ -95,6 +99,7 @@ class Session:
             raise
         finally:
             self._org = None
+            self.home.saver.forget(self.run)
             self.home.database.post(self._ledger.update_run(seconds=meter.seconds))
             await self.home.database.write()
             await model.aclose()

@@ -20,7 +20,8 @@ BOSS = "boss"
 Seat = Literal["boss", "member", "desk"]
 """Where an agent's loop runs: at the root, as a member of a team, or at the desk of the team it leads."""
 
-LetterKind = Literal["message", "report", "failure", "notice", "answer"]
+LetterKind = Literal["message", "report", "failure", "notice", "aside"]
+"""`notice` is from the system itself; an `aside` wakes nobody and is read with the next letter or turn."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class AgentSpec:
     """How many teams its lead had opened before the one this agent is in, one inside the other."""
 
     def dump(self) -> dict[str, Any]:
-        return asdict(self) | {"deliverables": list(self.deliverables), "depends_on": list(self.depends_on)}
+        return {**vars(self), "deliverables": list(self.deliverables), "depends_on": list(self.depends_on)}
 
     @classmethod
     def load(cls, data: dict[str, Any]) -> AgentSpec:
@@ -66,7 +67,7 @@ class Report:
         return not (self.failed or self.missing)
 
     def dump(self) -> dict[str, Any]:
-        return asdict(self) | {"artefacts": list(self.artefacts), "missing": list(self.missing)}
+        return {**vars(self), "artefacts": list(self.artefacts), "missing": list(self.missing)}
 
     @classmethod
     def load(cls, data: dict[str, Any]) -> Report:

@@ -184,17 +184,8 @@ async def talk(caller: Caller, args: Talk, effect: str) -> Result:
     return Result(
         f"Sent to {', '.join(recipients)}.",
         statements=[org.ledger.letter(letter) for letter in letters],
-        after=lambda: post(caller, letters),
+        after=lambda: org.deliver(letters),
     )
-
-
-def post(caller: Caller, letters: Sequence[Letter]) -> None:
-    """Deliver letters whose rows are durable."""
-    for letter in letters:
-        caller.org.emit(
-            "letter", letter.sender, to=letter.to, letter=letter.id, about=letter.kind, text=letter.text[:500]
-        )
-        caller.org.mailroom.deliver(letter)
 
 
 async def read_letters(caller: Caller, args: ReadLetters, effect: str) -> Result:
@@ -245,7 +236,7 @@ async def finish(caller: Caller, args: Finish, effect: str) -> Result:
     def after() -> None:
         org.emit("reported", spec.name, summary=report.summary[:500], missing=missing)
         org.mailroom.report(spec.name, report)
-        post(caller, letters)
+        org.deliver(letters)
 
     return Result(
         "Handed in.",
@@ -261,7 +252,7 @@ async def finish(caller: Caller, args: Finish, effect: str) -> Result:
 async def owed(caller: Caller, artefacts: Sequence[str] = ()) -> list[str]:
     """What the agent has promised and not delivered: files that are not there, points that are open."""
     paths = list(dict.fromkeys([*caller.spec.deliverables, *artefacts]))
-    there = await asyncio.to_thread(caller.org.workspace.paths)
+    there = await asyncio.to_thread(caller.org.workspace.paths) if paths else ()
     absent = [f"the file {path}" for path in paths if path.removeprefix("./") not in there]
     return [*absent, *(f"the open point “{point}”" for point in caller.todo.get("open", []))]
 

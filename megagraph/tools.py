@@ -178,7 +178,20 @@ def _groups(requests: Sequence[Request]) -> list[list[Request]]:
     return groups
 
 
-_ONE_BY_ONE = frozenset({"recruit", "finish", "update_todo", "ask_human", "talk", "dismiss", "list_files"})
+_ONE_BY_ONE = frozenset(
+    {
+        "ask_human",
+        "dismiss",
+        "finish",
+        "list_files",
+        "recruit",
+        "send_input",
+        "start_program",
+        "stop_program",
+        "talk",
+        "update_todo",
+    }
+)
 """Tools whose calls build on one another: order is kept, and a second one sees what the first one did."""
 
 

@@ -281,14 +281,14 @@ def plain_line(event: Event) -> str | None:
             what = f"{event.kind[4:]}: {data.get('note') or data.get('model', '')}"
         case "run_ended":
             what = "ended: " + ("all is well" if data["passed"] else "not all is well")
+        case "reported" | "reminded":
+            missing = ", ".join(data["missing"])
+            what = "; ".join(filter(None, (data.get("summary", ""), missing and f"missing: {missing}")))
+            what = f"{event.kind}: {what}"
         case _:
-            said = (data.get(key) for key in ("note", "why", "question", "summary", "error", "reason", "missing"))
-            what = event.kind.removeprefix("run_") + "".join(f": {_said(text)}" for text in said if text)
+            said = next((data[key] for key in ("why", "question", "answer", "error", "reason") if data.get(key)), "")
+            what = event.kind.removeprefix("run_").replace("_", " ") + (f": {said}" if said else "")
     return f"{time.strftime('%H:%M:%S', time.localtime(event.time))} {who}  {one_line(what)}"
-
-
-def _said(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _many(number: int, thing: str) -> str:

@@ -108,5 +108,5 @@ def _judge(
         for row in db.read("SELECT letters FROM calls"):
             read.update(json.loads(row["letters"]))
         campaign.letters_doubled = [id_ for id_, times in read.items() if times > 1]
-        letters: list[Any] = db.read("SELECT id FROM letters WHERE kind != 'notice'")
+        letters: list[Any] = db.read("SELECT id FROM letters WHERE kind NOT IN ('notice', 'aside')")
         campaign.letters_lost = [row["id"] for row in letters if row["id"] not in read]

@@ -27,8 +27,8 @@ def one(*turns: Turn) -> Part:
     """A part that makes these turns whatever it hears."""
 
     def part(brief: Brief) -> Play:
-        for turn in turns:
-            yield turn  # noqa: UP028 - a tuple takes nothing that is sent
+        for turn in turns:  # noqa: UP028 - a tuple takes nothing that is sent
+            yield turn
 
     return part
 

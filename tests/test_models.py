@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
@@ -16,6 +17,8 @@ from megagraph.run import Result
 from tests.model_server import FAULTS, ModelServer
 from tests.scripts import deep_script, one
 from tests.test_chaos import EXPECTED
+
+Outcome: TypeAlias = tuple[Result, dict[str, str], Counter[str]]
 
 SIMPLE = Script({"boss": one(finish("done"))})
 
@@ -58,8 +61,8 @@ def test_a_local_server_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_model("openai:x", base_url="http://127.0.0.1:1/v1").label == "openai:x"
 
 
-async def run_on(server: ModelServer, home: Path, timeout: float = 20.0) -> tuple[Result, dict[str, str], Counter[str]]:
-    async with MegaGraph("openai:scripted", base_url=server.url, home=home, timeout=timeout, limits=Limits()) as mega:
+async def run_on(server: ModelServer, home: Path, patience: float = 20.0) -> Outcome:
+    async with MegaGraph("openai:scripted", base_url=server.url, home=home, timeout=patience, limits=Limits()) as mega:
         run = await mega.start("Write the files.")
         result = await run.result()
         kinds = Counter(event.kind for event in run.events())
@@ -75,7 +78,7 @@ async def run_on(server: ModelServer, home: Path, timeout: float = 20.0) -> tupl
 def test_a_run_completes_with_any_fault_and_the_log_shows_it(tmp_path: Path, fault: str) -> None:
     async def work() -> None:
         async with ModelServer(deep_script(), faults={fault: 0.05}, seed=3, hang=30.0) as server:
-            result, files, kinds = await run_on(server, tmp_path, timeout=0.5 if fault == "timeout" else 20.0)
+            result, files, kinds = await run_on(server, tmp_path, patience=0.5 if fault == "timeout" else 20.0)
             injected = sum(record.fault == fault for record in server.log)
             assert result.passed, result
             assert files == EXPECTED
@@ -94,7 +97,7 @@ def test_a_run_completes_with_any_fault_and_the_log_shows_it(tmp_path: Path, fau
 def test_all_faults_together(tmp_path: Path) -> None:
     async def work() -> None:
         async with ModelServer(deep_script(), faults=dict.fromkeys(FAULTS, 0.05), seed=1, hang=30.0) as server:
-            result, files, kinds = await run_on(server, tmp_path, timeout=1.0)
+            result, files, kinds = await run_on(server, tmp_path, patience=1.0)
             assert result.passed, result
             assert files == EXPECTED
             assert kinds["retry"] and kinds["bad_answer"]
@@ -109,7 +112,9 @@ def test_all_faults_together(tmp_path: Path) -> None:
         ({"models": ("other",)}, "check the model's name"),
     ],
 )
-def test_what_cannot_be_retried_stops_the_run_in_one_line(tmp_path: Path, options: dict[str, object], reason: str) -> None:
+def test_what_cannot_be_retried_stops_the_run_in_one_line(
+    tmp_path: Path, options: dict[str, object], reason: str
+) -> None:
     async def work() -> None:
         async with ModelServer(SIMPLE, **options) as server:  # type: ignore[arg-type]
             result, _, kinds = await run_on(server, tmp_path)

@@ -586,3 +586,70 @@ def test_everything_is_a_table(tmp_path: Path) -> None:
         assert [row["step"] for row in calls] == [1, 2]
         assert sum(row["input_tokens"] for row in calls) == result.input_tokens
         assert next(iter(mega.db["runs"].rows))["rehearsal"] == 1
+
+
+# --- programs and files ---------------------------------------------------------------------------------------
+
+GUESS = """
+import sys
+print("guess", flush=True)
+for line in sys.stdin:
+    if line.strip() == "7":
+        open("won.txt", "w").write("seven")
+        print("right", flush=True)
+        break
+    print("no", flush=True)
+"""
+
+
+def test_an_agent_talks_with_an_interactive_program(tmp_path: Path) -> None:
+    def boss(brief: Brief) -> Play:
+        yield write_file("guess.py", GUESS)
+        heard = yield call("start_program", path="guess.py")
+        assert "program 1 is started. It says:\nguess" in heard.results[0]
+        heard = yield call("send_input", program=1, text="3\n")
+        assert heard.results[0].startswith("no")
+        heard = yield call("send_input", program=1, text="7\n"), call("send_input", program=2, text="x")
+        assert heard.results[0].startswith("right")
+        assert "you have no interactive program 2 (yours: 1)" in heard.results[1]
+        heard = yield call("stop_program", program=1)
+        assert heard.results[0].startswith("exit code 0")
+        yield finish("played", ["won.txt"])
+
+    result, files, _ = play(tmp_path, {"boss": boss})
+    assert result.passed, result
+    assert files["won.txt"] == "seven"
+
+
+def test_concurrent_changes_merge_and_a_conflict_goes_back_with_both_sides(tmp_path: Path) -> None:
+    lines = [f"line {i}\n" for i in range(20)]
+
+    def boss(brief: Brief) -> Play:
+        yield write_file("x.txt", "".join(lines))
+        heard = yield recruit(hire("a"), hire("b"))
+        reports = yield from wait_for(heard, ["a", "b"])
+        yield finish(reports["a"] + reports["b"])
+
+    def changer(name: str, line: int) -> Part:
+        def part(brief: Brief) -> Play:
+            yield read_file("x.txt")
+            other = "b" if name == "a" else "a"
+            heard = yield talk(other, "I have read it")
+            while not any(sender == other for sender, _, _ in heard.letters):
+                heard = yield "I wait until you have read it too."
+            mine = [*lines]
+            mine[line] = f"changed by {name}\n"
+            yield write_file("x.txt", "".join(mine))
+            # Both change the first line, on what both have read: one of them must come second.
+            heard = yield call("edit_file", path="x.txt", old="line 0\n", new=f"first by {name}\n")
+            yield finish(heard.results[0])
+
+        return part
+
+    result, files, events = play(tmp_path, {"boss": boss, "a": changer("a", 5), "b": changer("b", 15)})
+    assert result.report is not None
+    assert "changed by a\n" in files["x.txt"]
+    assert "changed by b\n" in files["x.txt"]
+    assert sum("Merged with changes by" in text for agent in "ab" for _, _, text in tools(events, agent)) >= 1
+    assert files["x.txt"].count("first by") == 1
+    assert "Error: " in result.report.summary

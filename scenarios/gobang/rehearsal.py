@@ -1,4 +1,4 @@
-"""The rehearsal of Gobang: ten agents on three levels, played from a script; the game they write is real.
+"""The rehearsal of Gobang: eleven agents on three levels, played from a script; the game they write is real.
 
 What an agent says about a program it has run is taken from what that program printed. The first engine has a
 true fault, which the engine's tester finds by running its tests, and which is then put right.
@@ -16,6 +16,7 @@ from megagraph.rehearsal import (
     Heard,
     Script,
     Turn,
+    call,
     finish,
     list_files,
     read_file,
@@ -386,38 +387,60 @@ def engine_tester(brief: Brief) -> Playing:
         yield from listen(heard, AGAIN)
 
 
+GAMES = {
+    "An illegal move is refused, and the AI answers a legal one": (
+        ("position a1 c12 b2 l4 c3 m12", "d4", "d4", "q20"),
+        ("AI e5", "ILLEGAL "),
+    ),
+    "Five in a row win": (("position a5 h9 b4 i9 c3 j9 d2 k9", "e1"), ("WINNER black",)),
+    "A four is blocked although an open three stands elsewhere": (
+        ("position a1 c12 b2 l4 c3 m12 d4 e13 j10 n3 k10 f2 l10", "go"),
+        ("AI e5",),
+    ),
+}
+"""What the playtester types in each game, and what the program must print."""
+
+
 def playtester(brief: Brief) -> Playing:
-    sessions = {
-        "An illegal move is refused, and the AI answers a legal one": (
-            "position a1 c12 b2 l4 c3 m12\nd4\nd4\nq20\nquit\n",
-            ("AI e5", "ILLEGAL "),
-        ),
-        "Five in a row win": ("position a5 h9 b4 i9 c3 j9 d2 k9\ne1\nquit\n", ("WINNER black",)),
-        "A four is blocked although an open three stands elsewhere": (
-            "position a1 c12 b2 l4 c3 m12 d4 e13 j10 n3 k10 f2 l10\ngo\nquit\n",
-            ("AI e5",),
-        ),
-    }
     yield update_todo(["Run all tests", "Play", "Write the report"]), read_file("README.md")
     heard = yield run_program("run_tests.py")
     passed = [good(ran(heard))]
     report = [f"# Test report\n\n## All tests\n\n```\n{telling(ran(heard))}\n```\n"]
-    for title, (lines, expected) in sessions.items():
-        heard = yield run_program("main.py", ["--seconds", "0.3"], lines)
-        result = ran(heard)
-        passed.append(good(result) and all(re.search(f"^{word}", result, re.M) for word in expected))
-        shown = [s for s in result.splitlines() if re.match("AI |ILLEGAL |WINNER |DRAW|READY ", s)]
+    for title, (lines, expected) in GAMES.items():
+        printed = yield from play_game(lines)
+        passed.append(all(re.search(f"^{word}", printed, re.M) for word in expected))
+        shown = [s for s in printed.splitlines() if re.match("AI |ILLEGAL |WINNER |DRAW|READY ", s)]
         report.append(
-            f"## {title}: {'yes' if passed[-1] else 'NO'}\n\nTyped:\n\n```\n{lines}```\n\n"
-            f"Printed (without the boards):\n\n```\n" + "\n".join(shown) + "\n```\n"
+            f"## {title}: {'yes' if passed[-1] else 'NO'}\n\nTyped:\n\n```\n" + "\n".join(lines) + "\n```\n\n"
+            "Printed (without the boards):\n\n```\n" + "\n".join(shown) + "\n```\n"
         )
     yield write_file("docs/test_report.md", "\n".join(report))
     yield update_todo([], ["Run all tests", "Play", "Write the report"])
     yield from hand_in(
-        f"{sum(passed)} of {len(passed)} trials went well (all tests, then three games through the console). "
+        f"{sum(passed)} of {len(passed)} trials went well (all tests, then three games at the console). "
         f"What was typed and printed is in docs/test_report.md. {telling(report[0])}",
         ["docs/test_report.md"],
     )
+
+
+def play_game(lines: tuple[str, ...]) -> Generator[Turn, Heard, str]:
+    """Play at the console as a person would, line by line; all that it printed."""
+    ready = r"(?m)^READY \w+$"
+    for _ in range(ROUNDS):
+        heard = yield call("start_program", path="main.py", args=["--seconds", "0.3"])
+        found = re.match(r"program (\d+) is started", ran(heard))
+        if found is None:
+            return ran(heard)
+        program, printed = int(found[1]), [ran(heard)]
+        for line in lines:
+            heard = yield call("send_input", program=program, text=f"{line}\n", until=ready, seconds=30)
+            printed.append(ran(heard))
+            if ran(heard).startswith("Error: you have no interactive program"):
+                break  # The run was stopped and resumed in between: the game begins again.
+        else:
+            yield call("stop_program", program=program)
+            return "\n".join(printed)
+    return "\n".join(printed)
 
 
 script = Script(

@@ -1,0 +1,188 @@
+"""The tools agents run programs with: once from start to end, or talked with over a terminal.
+
+A program gets a copy of the shared files as they are. What it has written there when it ends comes back as a
+change by the agent that started it, under the same rules as any other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pydantic import Field
+
+from megagraph.errors import ToolError
+from megagraph.file_tools import asides_of_merge
+from megagraph.files.history import Author
+from megagraph.organisation import Organisation
+from megagraph.programs.process import Outcome, program_argv
+from megagraph.programs.process import run_program as run_to_end
+from megagraph.programs.sandbox import Sandbox
+from megagraph.programs.terminal import Terminals
+from megagraph.tools import Args, Caller, Result, Tool
+
+
+class RunProgram(Args):
+    """Run a Python file of the shared tree in the sandbox, in a copy of the tree as it is now, and return its exit
+    code and output. Files it writes become shared files."""
+
+    path: str = Field(description="The program: the path of a .py file, or the name of an allowed command.")
+    args: list[str] = Field(default=[], description="Its arguments.")
+    stdin: str = Field(default="", description="What it reads from standard input.")
+
+
+class StartProgram(Args):
+    """Start an interactive program in the sandbox, as run_program does, and talk with it by send_input. Returns its
+    number and what it prints first."""
+
+    path: str = Field(description="The program: the path of a .py file, or the name of an allowed command.")
+    args: list[str] = Field(default=[], description="Its arguments.")
+
+
+class SendInput(Args):
+    """Type something to an interactive program of yours; returns what it prints until it is quiet."""
+
+    program: int = Field(description="Its number.")
+    text: str = Field(default="", description="What to type; end a line with a newline. Empty to only read on.")
+    until: str = Field(default="", description="A regular expression: read until the output matches it.")
+    seconds: float = Field(default=10.0, gt=0, le=120, description="How long to wait at most.")
+
+
+class StopProgram(Args):
+    """End an interactive program of yours. Files it wrote become shared files."""
+
+    program: int = Field(description="Its number.")
+
+
+async def run_program(caller: Caller, args: RunProgram, effect: str) -> Result:
+    org = caller.org
+    sandbox = _sandbox(org)
+    with TemporaryDirectory(prefix="program-", dir=org.scratch) as folder:
+        tree = Path(folder) / "tree"
+        version = await asyncio.to_thread(org.workspace.materialise, tree)
+        argv = program_argv(args.path, args.args, tree, org.programs)
+        outcome = await run_to_end(sandbox, argv, tree, stdin=args.stdin.encode(), limits=org.programs)
+    return await _taken_over(caller, outcome, version, args.path, effect)
+
+
+@dataclass
+class _Started:
+    """An interactive program: whose it is, and what it was started on."""
+
+    owner: str
+    path: str
+    version: str
+    folder: TemporaryDirectory[str]
+
+
+class InteractivePrograms:
+    """The interactive programs of one process of a run. They end with it."""
+
+    def __init__(self, org: Organisation) -> None:
+        self._org = org
+        self._terminals = Terminals(_sandbox(org), org.programs)
+        self._started: dict[int, _Started] = {}
+
+    async def start(self, owner: str, path: str, args: list[str]) -> int:
+        folder = TemporaryDirectory(prefix="program-", dir=self._org.scratch)
+        try:
+            tree = Path(folder.name) / "tree"
+            version = await asyncio.to_thread(self._org.workspace.materialise, tree)
+            number = await self._terminals.start(program_argv(path, args, tree, self._org.programs), tree)
+        except BaseException:
+            folder.cleanup()
+            raise
+        self._started[number] = _Started(owner, path, version, folder)
+        return number
+
+    async def send(self, owner: str, number: int, text: str, until: str, seconds: float) -> str:
+        self._of(owner, number)
+        return await self._terminals[number].send(text, until, seconds)
+
+    async def stop(self, caller: Caller, number: int, effect: str) -> Result:
+        started = self._of(caller.spec.name, number)
+        outcome = await self._terminals.stop(number)
+        del self._started[number]
+        try:
+            return await _taken_over(caller, outcome, started.version, started.path, effect)
+        finally:
+            await asyncio.to_thread(started.folder.cleanup)
+
+    async def close(self) -> None:
+        await self._terminals.close()
+        for started in self._started.values():
+            started.folder.cleanup()
+
+    def _of(self, owner: str, number: int) -> _Started:
+        started = self._started.get(number)
+        if started is None or started.owner != owner:
+            mine = [str(n) for n, s in self._started.items() if s.owner == owner]
+            raise ToolError(
+                f"you have no interactive program {number} (yours: {', '.join(mine) or 'none'}). Programs end when"
+                " the run is stopped and resumed: start it again."
+            )
+        return started
+
+
+async def start_program(caller: Caller, args: StartProgram, effect: str) -> Result:
+    programs = _interactive(caller.org)
+    number = await programs.start(caller.spec.name, args.path, args.args)
+    said = await programs.send(caller.spec.name, number, "", "", 10.0)
+    return Result(f"program {number} is started. It says:\n{said}")
+
+
+async def send_input(caller: Caller, args: SendInput, effect: str) -> Result:
+    programs = _interactive(caller.org)
+    said = await programs.send(caller.spec.name, args.program, args.text, args.until, args.seconds)
+    return Result(said or "(it says nothing)")
+
+
+async def stop_program(caller: Caller, args: StopProgram, effect: str) -> Result:
+    return await _interactive(caller.org).stop(caller, args.program, effect)
+
+
+def _interactive(org: Organisation) -> InteractivePrograms:
+    if org.interactive is None:
+        programs = InteractivePrograms(org)
+        org.interactive = programs
+        org.at_end(programs.close)
+        return programs
+    assert isinstance(org.interactive, InteractivePrograms)
+    return org.interactive
+
+
+def _sandbox(org: Organisation) -> Sandbox:
+    if org.sandbox is None:
+        raise ToolError(f"programs cannot be run here: {org.no_sandbox}")
+    return org.sandbox
+
+
+async def _taken_over(caller: Caller, outcome: Outcome, version: str, path: str, effect: str) -> Result:
+    """The outcome as the agent reads it, and the files the program wrote as a change of the agent's."""
+    org, text = caller.org, outcome.text()
+    if not outcome.changes:
+        return Result(text)
+    author = Author(caller.spec.name, effect)
+    change = partial(org.workspace.propose, version, outcome.changes, author=author, subject=f"run {path}")
+    try:
+        proposal = await org.write_files(change)
+    except ToolError as error:
+        return Result(f"{text}\nThe files it wrote were not taken over: {error}")
+    asides = asides_of_merge(caller, effect, proposal.merged_over, proposal.paths)
+    return Result(
+        text,
+        effects={"versions": dict.fromkeys(proposal.paths, proposal.version)},
+        statements=[org.ledger.letter(letter) for letter in asides],
+        after=lambda: org.deliver(asides),
+    )
+
+
+PROGRAM_TOOLS = (
+    Tool("run_program", RunProgram, run_program),
+    Tool("start_program", StartProgram, start_program),
+    Tool("send_input", SendInput, send_input),
+    Tool("stop_program", StopProgram, stop_program),
+)

@@ -1,0 +1,108 @@
+"""A home's tables: made, brought up to date, and never touched by a program that is older than they are."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from sqlite_utils import Database as Tables
+
+from megagraph import migrations
+from megagraph.database import connect
+from megagraph.errors import HomeError
+from megagraph.migrations import MIGRATIONS, migrate
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path / "megagraph.db"
+
+
+def up(file: Path) -> None:
+    with closing(connect(file)) as connection:
+        migrate(file, connection)
+
+
+def version(file: Path) -> int:
+    with closing(sqlite3.connect(file)) as connection:
+        return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def schema(file: Path) -> list[tuple[str, ...]]:
+    with closing(sqlite3.connect(file)) as connection:
+        return connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY name").fetchall()
+
+
+def test_a_new_file_gets_all_tables_and_a_second_time_changes_nothing(file: Path) -> None:
+    up(file)
+    made = schema(file)
+    tables = {"runs", "agents", "calls", "tool_calls", "letters", "questions", "events", "checkpoints", "writes"}
+    assert tables <= {name for name, *_ in made}
+    assert version(file) == len(MIGRATIONS)
+    up(file)
+    assert schema(file) == made
+
+
+@pytest.mark.parametrize("old", range(1, len(MIGRATIONS)))
+def test_an_older_file_is_brought_up_to_date(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: int
+) -> None:
+    with monkeypatch.context() as then:
+        then.setattr(migrations, "MIGRATIONS", MIGRATIONS[:old])
+        up(file)
+    assert version(file) == old
+    up(file)
+    new = tmp_path / "new.db"
+    up(new)
+    assert schema(file) == schema(new)
+
+
+def test_a_newer_file_is_refused_untouched(file: Path) -> None:
+    up(file)
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    before = schema(file)
+    with pytest.raises(HomeError, match="newer megagraph") as error:
+        up(file)
+    assert "update megagraph" in str(error.value)
+    assert schema(file) == before
+    assert version(file) == len(MIGRATIONS) + 1
+
+
+def test_a_step_that_fails_leaves_all_as_it_was(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    up(file)
+    before = schema(file)
+
+    def half(db: Tables) -> None:
+        db.conn.execute("CREATE TABLE half (x)")
+        db.conn.execute("nonsense")
+
+    monkeypatch.setattr(migrations, "MIGRATIONS", (*MIGRATIONS, half))
+    with pytest.raises(HomeError, match="Nothing was changed"):
+        up(file)
+    assert schema(file) == before
+    assert version(file) == len(MIGRATIONS)
+
+
+def test_several_may_open_a_new_home_at_once(file: Path) -> None:
+    errors: list[Exception] = []
+    ready = threading.Barrier(4)
+
+    def open_() -> None:
+        ready.wait()
+        try:
+            up(file)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=open_) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert version(file) == len(MIGRATIONS)

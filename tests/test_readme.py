@@ -1,0 +1,69 @@
+"""What README.md shows works: its Python runs as it stands, and so does the scenario that it writes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from megagraph.prompts import NAMES
+from megagraph.rehearsal import Script, finish, write_file
+from tests.commands import ROOT, Program
+from tests.model_server import ModelServer
+from tests.scripts import one
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.M | re.S)
+FILES = {named[1]: text for _, text in BLOCKS if (named := re.match(r"# (\S+/\S+\.\w+)\n", text))}
+PYTHON = [text for language, text in BLOCKS if language == "python" and text not in FILES.values()]
+
+
+@pytest.fixture
+def poet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A model behind the name that the README uses."""
+    script = Script({"boss": one(write_file("poem.txt", "waves\n"), finish("A poem.", ["poem.txt"]))})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_API_KEY", "test")
+    monkeypatch.delenv("MEGAGRAPH_HOME", raising=False)
+    with ModelServer(script) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        yield
+
+
+def test_the_python_of_the_readme_runs(poet: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(PYTHON) == 4
+    said = []
+    for text in PYTHON:
+        exec(compile(text, "README.md", "exec"), {"__name__": "readme"})
+        said.append(capsys.readouterr().out)
+    assert said[0].endswith("done A poem.\nwaves\n\n")
+    assert said[1].startswith("True 2 ")
+    assert said[2].startswith("paused limit reached: calls=1")
+    assert "graph TD" in said[3]
+    assert "boss 1 " in said[3]
+
+
+def test_the_scenario_of_the_readme_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_MODEL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MEGAGRAPH_HOME", str(tmp_path / "home"))
+    assert set(FILES) == {"hello/scenario.yaml", "hello/check.py", "hello/rehearsal.py"}
+    for path, text in FILES.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(text, encoding="utf-8")
+    assert "\nmegagraph run ./hello\n" in README
+    outcome = Program(tmp_path / "home", capsys)("run", "./hello", "--unsafe-programs")
+    assert outcome.code == 0, outcome
+    assert "✓ greets  Hello!" in outcome.out
+
+
+def test_what_the_readme_names_is_there() -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", README):
+        assert (ROOT / target).exists(), target
+    for name in NAMES:
+        assert f"`{name}.md`" in README
