@@ -1,0 +1,115 @@
+"""The group-committing database: order, durability, one bad statement among good ones, other processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from megagraph.database import Database, connect
+from megagraph.errors import HomeError
+
+INSERT = "INSERT INTO t VALUES (?)"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    with connect(tmp_path / "x.db") as connection:
+        connection.execute("CREATE TABLE t (n INTEGER PRIMARY KEY)")
+    connection.close()
+    return tmp_path / "x.db"
+
+
+def test_what_gathers_is_committed_together(path: Path) -> None:
+    async def work() -> None:
+        database = Database(path)
+        await asyncio.gather(*(database.write((INSERT, (n,))) for n in range(2000)))
+        assert database.commits < 200, "the point of grouping"
+        assert database.read("SELECT count(*) FROM t")[0][0] == 2000
+        database.close()
+
+    asyncio.run(work())
+
+
+def test_one_bad_statement_fails_alone(path: Path) -> None:
+    async def work() -> None:
+        database = Database(path)
+        jobs = [database.write((INSERT, (n,))) for n in (1, 2, 2, 3)]
+        results = await asyncio.gather(*jobs, return_exceptions=True)
+        assert [type(r) for r in results] == [type(None), type(None), sqlite3.IntegrityError, type(None)]
+        assert [row[0] for row in database.read("SELECT n FROM t")] == [1, 2, 3]
+        database.close()
+
+    asyncio.run(work())
+
+
+def test_a_job_is_all_or_nothing(path: Path) -> None:
+    async def work() -> None:
+        database = Database(path)
+        with pytest.raises(sqlite3.IntegrityError):
+            await database.write((INSERT, (1,)), (INSERT, (1,)))
+        assert database.read("SELECT count(*) FROM t")[0][0] == 0
+        database.close()
+
+    asyncio.run(work())
+
+
+def test_what_was_posted_is_durable_before_what_is_written_after(path: Path) -> None:
+    """SIGKILL right after an awaited write: nothing that was handed in before it is missing."""
+    program = f"""
+import asyncio, os, signal
+from pathlib import Path
+from megagraph.database import Database
+async def work():
+    database = Database(Path({str(path)!r}))
+    for n in range(500):
+        database.post(({INSERT!r}, (n,)))
+    await database.write(({INSERT!r}, (1000,)))
+    os.kill(os.getpid(), signal.SIGKILL)
+asyncio.run(work())
+"""
+    child = subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(Path.cwd())})
+    assert child.returncode == -signal.SIGKILL
+    connection = connect(path)
+    assert connection.execute("SELECT count(*) FROM t").fetchone()[0] == 501
+    connection.close()
+
+
+def test_two_loops_and_a_plain_thread_may_write(path: Path) -> None:
+    database = Database(path)
+
+    async def work(first: int) -> None:
+        await asyncio.gather(*(database.write((INSERT, (first + n,))) for n in range(10)))
+
+    asyncio.run(work(0))
+    asyncio.run(work(100))
+    database.write_sync((INSERT, (500,)))
+    assert database.read("SELECT count(*) FROM t")[0][0] == 21
+    database.close()
+    database.close()
+
+
+def test_closing_writes_what_is_left(path: Path) -> None:
+    database = Database(path)
+    for n in range(300):
+        database.post((INSERT, (n,)))
+    database.close()
+    connection = connect(path)
+    assert connection.execute("SELECT count(*) FROM t").fetchone()[0] == 300
+    connection.close()
+    with pytest.raises(HomeError, match="is closed"):
+        database.post((INSERT, (999,)))
+
+
+def test_what_is_no_database_is_refused_in_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "x.db"
+    file.write_bytes(b"this is no database at all, but long enough to look like one" * 20)
+    with pytest.raises(HomeError, match="cannot be opened as a database"):
+        connect(file)
+    assert file.read_bytes().startswith(b"this is no database")

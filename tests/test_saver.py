@@ -1,0 +1,47 @@
+"""The checkpoint saver against LangGraph's own conformance suite, and what it does of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from langgraph.checkpoint.base import empty_checkpoint
+from langgraph.checkpoint.conformance import checkpointer_test, validate
+
+from megagraph.home import Home
+from megagraph.saver import Saver
+
+
+def test_it_is_a_checkpoint_saver_as_langgraph_wants_one() -> None:
+    @checkpointer_test(name="megagraph")
+    async def saver() -> AsyncIterator[Saver]:
+        with tempfile.TemporaryDirectory() as folder:
+            home = Home(folder)
+            yield home.saver
+            home.close()
+
+    report = asyncio.run(validate(saver))
+    assert report.passed_all_base(), report
+
+
+def test_an_unknown_namespace_is_answered_without_a_query(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work() -> None:
+        home = Home(tmp_path)
+        saver = home.saver
+        checkpoint = empty_checkpoint()
+        config = {"configurable": {"thread_id": "t", "checkpoint_ns": "a"}}
+        await saver.aput(config, checkpoint, {}, {})
+        await saver.know("t")
+        monkeypatch.setattr(saver, "get_tuple", lambda config: "asked")
+        assert await saver.aget_tuple({"configurable": {"thread_id": "t", "checkpoint_ns": "new"}}) is None
+        assert await saver.aget_tuple(config) == "asked"
+        await saver.aput({"configurable": {"thread_id": "t", "checkpoint_ns": "new"}}, checkpoint, {}, {})
+        assert await saver.aget_tuple({"configurable": {"thread_id": "t", "checkpoint_ns": "new"}}) == "asked"
+        saver.forget("t")
+        assert await saver.aget_tuple({"configurable": {"thread_id": "t", "checkpoint_ns": "other"}}) == "asked"
+        home.close()
+
+    asyncio.run(work())
