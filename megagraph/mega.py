@@ -71,10 +71,11 @@ class MegaGraph:
         tables.conn.execute("PRAGMA query_only = ON")
         return tables
 
-    async def start(self, goal: str | Scenario) -> Run:
+    async def start(self, goal: str | Scenario, *, input: Path | str | None = None) -> Run:
         """Start a run and return while it works: `goal` is a goal in words, or a scenario or its name.
 
-        Raises `UsageError` where no model can be found.
+        `input` is a folder of material: its files are the shared files that the organisation starts from; the
+        folder itself is only read. Raises `UsageError` where no model can be found, or the folder cannot be taken.
         """
         scenario = self._scenario(goal)
         choice = self._choose(self._model, scenario)
@@ -87,7 +88,9 @@ class MegaGraph:
             "scenario": str(scenario.folder) if scenario.folder else "",
             "unsafe_programs": self._unsafe,
         }
-        # The row comes first: a run that was accepted is never lost.
+        if input is not None:
+            await asyncio.to_thread(self._take_in, id_, Path(input))
+        # The row comes before the work: a run that was accepted is never lost.
         await self.home.database.write(
             (
                 "INSERT INTO runs (run, created, status, reason, goal, scenario, model, rehearsal, settings, seconds)"
@@ -187,6 +190,11 @@ class MegaGraph:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _take_in(self, run: str, folder: Path) -> None:
+        if not folder.is_dir():
+            raise UsageError(f"the input {folder} is no folder.")
+        self.home.workspace(run).import_tree(folder)
 
     def _scenario(self, goal: str | Scenario) -> Scenario:
         if isinstance(goal, Scenario):

@@ -14,7 +14,7 @@ from langchain_core.runnables import RunnableConfig
 from megagraph.control import say
 from megagraph.errors import UsageError
 from megagraph.events import Event, Stream
-from megagraph.files.workspace import Workspace
+from megagraph.files.workspace import FileDiff, Workspace
 from megagraph.home import Home
 from megagraph.limits import Limits
 from megagraph.models import ModelChoice
@@ -125,6 +125,10 @@ class Run:
     def export(self, folder: Path, *, overwrite: bool = False) -> None:
         """Write the files to a folder. Raises `UsageError` where that would change a file there."""
         self.workspace.export(folder, overwrite=overwrite)
+
+    def diff(self, other: Run) -> list[FileDiff]:
+        """What leads from the other run's files to this one's."""
+        return self.workspace.diff(other.workspace)
 
     @property
     def report(self) -> Report | None:

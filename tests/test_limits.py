@@ -41,7 +41,7 @@ def test_what_does_not_fit_is_named(values: dict[str, object], complaint: str) -
 
 def test_limits_cannot_be_changed_on_the_way() -> None:
     with pytest.raises(ValidationError):
-        Limits().calls = 3  # type: ignore[misc]
+        Limits().calls = 3
 
 
 @pytest.mark.parametrize(

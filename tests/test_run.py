@@ -653,3 +653,63 @@ def test_concurrent_changes_merge_and_a_conflict_goes_back_with_both_sides(tmp_p
     assert sum("Merged with changes by" in text for agent in "ab" for _, _, text in tools(events, agent)) >= 1
     assert files["x.txt"].count("first by") == 1
     assert "Error: " in result.report.summary
+
+
+def test_a_folder_of_material_is_what_the_organisation_starts_from(tmp_path: Path) -> None:
+    material = tmp_path / "material"
+    (material / "notes").mkdir(parents=True)
+    (material / "notes" / "a.txt").write_bytes(b"from\r\nthe person\r\n")
+
+    def boss(brief: Brief) -> Play:
+        heard = yield read_file("notes/a.txt")
+        assert "the person" in heard.results[0]
+        yield write_file("answer.txt", "seen")
+        yield finish("done", ["answer.txt"])
+
+    async def work() -> None:
+        async with MegaGraph(RehearsalModel(script=Script({"boss": boss})), home=tmp_path / "home") as mega:
+            run = await mega.start("Read.", input=material)
+            assert (await run.result()).passed
+            assert run.files.read("notes/a.txt") == b"from\r\nthe person\r\n"
+            assert run.workspace.who_wrote("notes/a.txt") == "input"
+            other = await mega.start("Read.", input=material)
+            await other.result()
+            assert run.diff(other) == []
+            with pytest.raises(UsageError, match="is no folder"):
+                await mega.start("Read.", input=tmp_path / "nowhere")
+
+    asyncio.run(work())
+    assert sorted(p.name for p in material.rglob("*")) == ["a.txt", "notes"]
+
+
+def test_a_question_to_the_lead_is_answered_while_the_others_work_on(tmp_path: Path) -> None:
+    def boss(brief: Brief) -> Play:
+        heard = yield recruit(hire("asker"), hire("slow"))
+        while not any(sender == "asker" for sender, _, _ in heard.letters):
+            heard = yield "I wait."
+        heard = yield talk("asker", "the answer is 42")
+        yield from wait_for(heard, ["asker", "slow"])
+        yield finish("done")
+
+    def asker(brief: Brief) -> Play:
+        heard = yield talk("boss", "what is the answer?")
+        while not any("42" in text for _, _, text in heard.letters):
+            heard = yield "I wait for the answer."
+        yield finish("I know: 42")
+
+    def slow(brief: Brief) -> Play:
+        for i in range(40):
+            yield update_todo([f"point {i}"])
+        yield update_todo([])
+        yield finish("at last")
+
+    async def work() -> None:
+        script = Script({"boss": boss, "asker": asker, "slow": slow}, pace=0.01)
+        async with MegaGraph(RehearsalModel(script=script), home=tmp_path) as mega:
+            run = await mega.start("Ask.")
+            events = [event async for event in run]
+            assert (await run.result()).passed
+            order = [event.agent for event in events if event.kind == "reported"]
+            assert order.index("asker") < order.index("slow")
+
+    asyncio.run(work())
