@@ -203,7 +203,10 @@ def main() -> None:
     options = parser.parse_args()
     os.environ.setdefault("OPENAI_API_KEY", "benchmark")
     asyncio.run(measure(Bench(3, 0.01, 0)))  # imports, and the caches of first use
-    print(f"{'seed':>4} {'load':>5}  {'critical path':>13} {'makespan':>9} {'ratio':>6} {'desk':>6} {'boss calls':>10}", end="")
+    print(
+        f"{'seed':>4} {'load':>5}  {'critical path':>13} {'makespan':>9} {'ratio':>6} {'desk':>6} {'boss calls':>10}",
+        end="",
+    )
     print(f"   {'plain: path':>11} {'makespan':>9} {'ratio':>6}")
     ratios, plain_ratios = [], []
     for seed in range(options.seeds):

@@ -284,9 +284,11 @@ def answer(
     if as_json:
         _print_json(left)
         return
+    if question is not None:
+        print("Answered.")
     for row in left:
         print(f"{row['id']}  {row['agent']} asks: {one_line(row['question'], 2000)}")
-    if not left:
+    if question is None and not left:
         print("No open question.")
     if question is not None and status not in ("running", "done"):
         print(f"Go on with: megagraph resume {opened.id[:8]}{home_option(mega.home.path)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shlex
 import sys
 import time
@@ -107,7 +108,9 @@ def _next_steps(run: Run, result: Result, home: Path) -> list[str]:
         steps.append(f"{question['agent']} asks: {one_line(question['question'], 2000)}")
         steps.append(f'  megagraph answer {short} {question["id"]} "…"{where}')
     if result.status != "running":
-        steps.append(f"Go on with: megagraph resume {short}{where}")
+        limit = re.match(r"limit reached: (\w+)=", result.reason)
+        more = f" --limit {limit[1]}=…" if limit else ""
+        steps.append(f"Go on with: megagraph resume {short}{more}{where}")
     return steps
 
 

@@ -100,11 +100,21 @@ class Mailroom:
 
     def restore(self, letters: Iterable[Letter], read_at: Mapping[str, int]) -> None:
         """Put back the letters of an earlier process, oldest first; `read_at` is the step each was read at."""
+        reported: dict[str, int] = {}
+        worked: dict[str, int] = {}
         for letter in letters:
             step = int(letter.id.split("/")[1]) if letter.kind != "notice" else 0
             self._file(letter, _ReadBy(read_at, step))
             if letter.sender in self.places:
                 self.places[letter.sender].started = True
+            if letter.kind in ("report", "failure"):
+                reported[letter.sender] = step
+            if letter.id in read_at and letter.to in self.places:
+                self.places[letter.to].seen.add(letter.id)
+                worked[letter.to] = max(read_at[letter.id], worked.get(letter.to, 0))
+        for name, step in worked.items():
+            if step > reported.get(name, step):
+                self.places[name].resting = False
 
     # --- who can be reached ------------------------------------------------------------------------------
 
@@ -233,7 +243,7 @@ class Mailroom:
 
     def busy(self, lead: str) -> list[str]:
         """The members of `lead` whose work is not over, each with the reason."""
-        unread = {letter.sender for letter in self.places[lead].unread}
+        unread = {letter.sender for letter in self.places[lead].unread if letter.kind != "aside"}
         found = []
         for name in self.open_members(lead):
             place = self.places[name]
@@ -297,7 +307,7 @@ class Mailroom:
             return False
         place.letters[letter.id] = letter
         sender = self.places.get(letter.sender)
-        if sender is None:
+        if sender is None or letter.kind == "aside":
             return True
         if letter.kind == "message":
             sender.awaits[letter.to] = letter.id

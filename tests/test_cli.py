@@ -107,7 +107,7 @@ def test_a_limit_pauses_and_a_higher_one_lets_it_go_on(mg: Program, tmp_path: Pa
     outcome = mg("run", scenario, "--unsafe-programs", "--limit", "calls=1")
     assert outcome.code == 3
     assert "paused: limit reached: calls=1" in outcome.out
-    resume = re.search(r"Go on with: megagraph (resume \w+)$", outcome.out, re.M)
+    resume = re.search(r"Go on with: megagraph (resume \w+) --limit calls=…$", outcome.out, re.M)
     assert resume
     assert mg("resume").code == 3, "without a higher limit it stays where it is"
     resumed = mg(*resume[1].split(), "--limit", "calls=500")
@@ -148,6 +148,7 @@ def test_questions_are_listed_answered_and_taken_up(mg: Program, tmp_path: Path)
     assert [question] == json.loads(mg("answer", "last", "--json").out)
     answered = mg(*answer, "blue")
     assert answered.code == 0
+    assert answered.out.startswith("Answered.\n")
     assert "Go on with: megagraph resume" in answered.out
     resumed = mg("resume")
     assert resumed.code == 0, resumed

@@ -13,7 +13,14 @@ from rich.console import Console
 from megagraph.events import Event, EventKind
 from megagraph.view import View, clean, clock, one_line, plain_line
 
-THOUGHT: dict[str, Any] = {"step": 1, "seconds": 1.0, "input_tokens": 10, "output_tokens": 2, "calls": ["talk"], "text": ""}
+THOUGHT: dict[str, Any] = {
+    "step": 1,
+    "seconds": 1.0,
+    "input_tokens": 10,
+    "output_tokens": 2,
+    "calls": ["talk"],
+    "text": "",
+}
 
 
 class Told:
