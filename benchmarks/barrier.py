@@ -31,9 +31,10 @@ from typing import Annotated, Any, TypedDict
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.graph import END, START, StateGraph
+from pydantic import SecretStr
 
 from megagraph import Limits, MegaGraph
-from megagraph.models import choose_model
+from megagraph.openai_chat import LeanChatOpenAI
 from megagraph.rehearsal import Brief, Heard, Script, Turn, finish, recruit, wait_for, write_file
 from tests.model_server import ModelServer
 
@@ -137,11 +138,12 @@ class Bench:
             }
 
     async def plain_graph(self, url: str) -> dict[str, float]:
-        chat = choose_model("openai:scripted", base_url=url).make()
+        chat = LeanChatOpenAI(model="scripted", api_key=SecretStr("benchmark"), base_url=url, max_retries=0)
         graph = plain_graph(self.plan, chat)
         begun = time.perf_counter()
         await graph.ainvoke({"done": []}, {"recursion_limit": 1000})
         seconds = time.perf_counter() - begun
+        await chat.aclose()
         path = self.critical_path(boss_turns=2)
         return {"critical path": path, "makespan": seconds, "ratio": seconds / path}
 

@@ -58,8 +58,9 @@ def _verdicts(check: CheckSpec, name: str, outcome: Outcome) -> list[Verdict]:
     if check.run:
         return [Verdict(name, outcome.exit_code == 0, outcome.text()[-2000:])]
     verdicts = [verdict for line in outcome.stdout.splitlines() if (verdict := _parse(line)) is not None]
-    # A judge that was stopped, or that found nothing to say, has not passed what it did not get to.
-    finished = outcome.ended == "exited" and outcome.exit_code in (0, 1)
+    # A judge that was stopped, crashed, or found nothing to say, has not passed what it did not get to.
+    failed = any(not verdict.passed for verdict in verdicts)
+    finished = outcome.ended == "exited" and outcome.exit_code in (0, 1 if failed else 0)
     if not finished or not verdicts:
         verdicts.append(Verdict(name, False, "the judge did not finish: " + outcome.text()[-2000:]))
     return verdicts

@@ -72,6 +72,10 @@ def run(
     base_url: BaseUrl = None,
     limit: LimitOptions = None,
     home: Home = None,
+    input: Annotated[
+        Path | None,
+        typer.Option("--input", exists=True, file_okay=False, help="A folder of material to start from; only read."),
+    ] = None,
     out: Out = None,
     unsafe_programs: Unsafe = False,
     timeout: Timeout = 300.0,
@@ -92,7 +96,7 @@ def run(
         )
 
     async def start(mega: MegaGraph) -> Run:
-        return await mega.start(scenario or goal)
+        return await mega.start(scenario or goal, input=input)
 
     mega = MegaGraph(
         model,
@@ -255,6 +259,35 @@ def log(
             print(json.dumps(event.dump(), default=str))
         elif line := plain_line(event):
             print(line)
+
+
+@app.command()
+def diff(run_id: RunId, other: Annotated[str, typer.Argument(metavar="OTHER")], home: Home = None) -> None:
+    """Show how the files of a run differ from those of another run: what leads from OTHER to RUN."""
+    from megagraph.view import clean
+
+    with _open(home) as mega:
+        for change in mega.open(run_id).diff(mega.open(other)):
+            print(f"{change.status}: {clean(change.path)}")
+            for line in change.patch.splitlines():
+                print(clean(line))
+
+
+@app.command()
+def pause(run_id: RunId = "last", home: Home = None, as_json: Json = False) -> None:
+    """Stop a run that another process works on. Every agent stops at its next step, and nothing is lost."""
+    from megagraph.display import home_option
+    from megagraph.foreground import dump_result
+
+    with _open(home) as mega:
+        opened = mega.open(run_id)
+        result = asyncio.run(opened.pause())
+        if as_json:
+            _print_json(dump_result(result))
+            return
+        print(f"{result.status}: {result.reason}" if result.reason else result.status)
+        if result.status != "done":
+            print(f"Go on with: megagraph resume {opened.id[:8]}{home_option(mega.home.path)}")
 
 
 @app.command()

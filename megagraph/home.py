@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from uuid import UUID
 
 from megagraph.database import Database, connect
@@ -94,7 +96,7 @@ class Home:
         path = self.path / "locks" / str(UUID(run))
         with path.open("a+") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _take(file)
             except BlockingIOError:
                 file.seek(0)
                 holder = file.read().strip()
@@ -135,3 +137,13 @@ class Home:
 
     def close(self) -> None:
         self.database.close()
+
+
+def _take(file: IO[str]) -> None:
+    """Take the lock of a run. Whoever only looks at it holds it for a moment, which is waited out."""
+    for _ in range(3):
+        with contextlib.suppress(BlockingIOError):
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(0.02)
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -118,16 +119,19 @@ class MegaGraph:
         the run is done or its model cannot be had.
         """
         opened = self.open(run)
+        if opened.broken is not None:
+            raise opened.broken
         row = opened.row
         if row["status"] == "done":
             raise UsageError(f"run {opened.id[:8]} is done.", f"`megagraph show {opened.id[:8]}` shows it.")
         settings = json.loads(row["settings"])
         limits = limits or self._limits or Limits.parse(settings["limits"])
         model = self._model if self._model is not None else row["model"]
-        choice = self._choose(model, opened.scenario, settings["base_url"])
+        # Another model may be at another place: what was named for the one before does not hold for it.
+        choice = self._choose(model, opened.scenario, settings["base_url"] if model == row["model"] else "")
         unsafe = self._unsafe or settings["unsafe_programs"]
         opened.begin(choice, limits, unsafe, self._prompts_for(opened.scenario))
-        settings["limits"] = limits.model_dump()
+        settings |= {"limits": limits.model_dump(), "base_url": choice.base_url}
         await self.home.database.write(
             self.home.ledger(opened.id).update_run(
                 settings=json.dumps(settings), model=choice.label, rehearsal=int(choice.rehearsal)
@@ -138,13 +142,17 @@ class MegaGraph:
     def open(self, run: str) -> Run:
         """A run to look at: its id, the beginning of it, or `last`. Raises `RunNotFound`."""
         row = self.home.find(run)
-        folder = json.loads(row["settings"])["scenario"]
-        scenario: Scenario | None = None
-        if folder and (Path(folder) / "scenario.yaml").is_file():
-            scenario = load_scenario(Path(folder))
-        elif row["scenario"]:
-            scenario = find_scenario(row["scenario"])
-        return Run(self.home, row["run"], scenario or Scenario(row["goal"]))
+        folder = Path(json.loads(row["settings"])["scenario"] or "/nowhere")
+        scenario, broken = None, None
+        try:
+            if row["scenario"]:
+                shipped = not (folder / "scenario.yaml").is_file()
+                scenario = find_scenario(row["scenario"]) if shipped else load_scenario(folder)
+        except UsageError as error:
+            broken = error
+        # The goal is the run's own, whatever has become of the scenario since.
+        scenario = replace(scenario or Scenario(""), goal=row["goal"])
+        return Run(self.home, row["run"], scenario, broken)
 
     def runs(self) -> list[Run]:
         """All runs of the home, newest first."""

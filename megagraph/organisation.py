@@ -68,6 +68,7 @@ class Organisation:
     """The interactive programs, once there was one; `program_tools` knows what they are."""
     _closing: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
     _usual: float | None = None
+    _noted: float = field(default_factory=time.monotonic)
     mailroom: Mailroom = field(init=False)
     _writer: ThreadPoolExecutor = field(init=False)
 
@@ -114,6 +115,10 @@ class Organisation:
         """A model call took so long. Leads give reports half of a usual call to arrive together."""
         self._usual = seconds if self._usual is None else self._usual + (seconds - self._usual) / 16
         self.mailroom.gather_seconds = min(GATHER_MOST, self._usual / 2)
+        if time.monotonic() - self._noted > 1:
+            # So that a killed process's time counts too.
+            self._noted = time.monotonic()
+            self.ledger.database.post(self.ledger.update_run(seconds=self.meter.seconds))
 
     def at_end(self, close: Callable[[], Awaitable[None]]) -> None:
         """Call this when the process's work on the run ends, however it does."""

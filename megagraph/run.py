@@ -81,10 +81,12 @@ class Run:
     Made by `MegaGraph.start`, `resume` or `open`. One that was only opened can be looked at.
     """
 
-    def __init__(self, home: Home, id_: str, scenario: Scenario) -> None:
+    def __init__(self, home: Home, id_: str, scenario: Scenario, broken: UsageError | None = None) -> None:
         self.id = id_
         """The run's id, which is LangGraph's thread id."""
         self.scenario = scenario
+        self.broken = broken
+        """What is wrong with the scenario's files, where they can no longer be read."""
         self._home = home
         self._ledger = home.ledger(id_)
         self._session: Session | None = None

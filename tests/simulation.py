@@ -118,16 +118,16 @@ class Simulation:
         self.ready.append(future)
         await future
 
-    async def live(self, turns: int) -> bool:
-        """Work for so many turns, or to where the run stops. True at its end."""
+    async def live(self, turns: int = -1, *, kill: bool = False) -> bool:
+        """Work for so many turns and then pause or be killed, or to where the run stops. True at its end."""
         root = asyncio.ensure_future(self.run("", State("boss", "boss", "think")))
         try:
-            return await self.drive(root, turns)
+            return await self.drive(root, turns, kill)
         finally:
             root.cancel()
             await asyncio.gather(root, return_exceptions=True)
 
-    async def drive(self, root: asyncio.Future[State], turns: int) -> bool:
+    async def drive(self, root: asyncio.Future[State], turns: int, kill: bool) -> bool:
         while not root.done():
             if self.wrong:
                 raise self.wrong
@@ -135,7 +135,7 @@ class Simulation:
                 await self.quiet(root)
             elif self.turns == turns:
                 self.turns += 1
-                if self.tape.below(2):
+                if kill:
                     root.cancel()
                 else:
                     self.stopping = True
@@ -428,7 +428,8 @@ async def play(data: bytes) -> int:
     stops = [1 + tape.below(256) for _ in range(tape.below(4))]
     for life in range(40):
         simulation, answered = Simulation(tape, rows, stubborn), set(rows.answers)
-        if await simulation.live(stops[life] if life < len(stops) else -1):
+        stop = stops[life] if life < len(stops) else -1
+        if await simulation.live(stop, kill=stop % 2 == 0):
             break
         if life >= len(stops):
             assert rows.questions - answered, "the run stops though nobody asks"

@@ -28,8 +28,9 @@ def test_every_run_ends(number: int) -> None:
         ends()
 
 
-def test_a_run_that_is_killed_anywhere_comes_to_the_same_end() -> None:
-    again = {
+@pytest.mark.parametrize("kill", [True, False])
+def test_a_run_that_is_stopped_anywhere_comes_to_the_same_end(kill: bool) -> None:
+    turns_of = {
         "boss": [[("recruit", (0, 1, 1))], [], [], [("talk", ["m0"])], [], [("finish", ACCEPTED)]],
         "m0": [[("finish", ACCEPTED)], [("talk", ["m1"])], [], [("finish", ACCEPTED)]],
         "m1": [[("talk", ["m0"])], [], [("finish", ACCEPTED)]],
@@ -39,21 +40,20 @@ def test_a_run_that_is_killed_anywhere_comes_to_the_same_end() -> None:
     class Scripted(Simulation):
         def decide(self, name: str, letters: Sequence[Letter]) -> tuple[Action, ...]:
             step = sum(agent == name for agent, _ in self.rows.calls)
-            return tuple(again[name][step])
+            return tuple(turns_of[name][step])
 
-    async def ends(stop: int, tape: bytes) -> tuple[int, Rows]:
+    async def end(stop: int, kill: bool) -> tuple[int, Rows]:
         rows = Rows({"boss": AgentSpec("boss", "", "")})
-        first = Scripted(Tape(tape), rows)
-        if not await first.live(stop):
-            assert await Scripted(Tape(b""), rows).live(-1)
+        first = Scripted(Tape(b""), rows)
+        if not await first.live(stop, kill=kill):
+            assert await Scripted(Tape(b""), rows).live()
         return first.turns, rows
 
     async def main() -> None:
-        turns, whole = await ends(-1, b"")
-        assert len(whole.calls) == sum(map(len, again.values()))
-        assert turns > 30
+        turns, whole = await end(-1, kill=kill)
+        assert len(whole.calls) == sum(map(len, turns_of.values()))
         for stop in range(1, turns):
-            _, rows = await ends(stop, b"")
+            _, rows = await end(stop, kill)
             in_order(rows)
             # Not a call more: who waited before the kill waits on after it, at no cost.
             assert rows.calls.keys() == whole.calls.keys(), stop
