@@ -255,7 +255,7 @@ async def act(state: AgentState, runtime: Runtime[Organisation]) -> Command[Step
             ToolMessage(row.result, tool_call_id=request.id, status="success" if row.ok else "error")
             for request, row in zip(requests, rows, strict=True)
         ],
-        "version": org.workspace.head,
+        "version": org.version,
     }
     for key in ("versions", "todo"):
         if changed := merge({}, [row.effects[key] for row in rows if key in row.effects]):

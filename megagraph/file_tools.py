@@ -20,54 +20,53 @@ MAX_LISTED = 400
 
 
 class ListFiles(Args):
-    """List the shared files: path, size in bytes, and who changed it last."""
+    """Arguments of `list_files`."""
 
-    pattern: str = Field(default="", description="A folder, or a pattern such as *.py or src/**; empty for all.")
+    pattern: str = ""
 
 
 class ReadFile(Args):
-    """Read a shared file, or some of its lines."""
+    """Arguments of `read_file`."""
 
-    path: str = Field(description="The path of the file.")
-    start_line: int = Field(default=1, ge=1, description="The first line to read.")
-    end_line: int | None = Field(default=None, description="The last line to read; to the end without.")
+    path: str
+    start_line: int = Field(default=1, ge=1)
+    end_line: int | None = None
 
 
 class WriteFile(Args):
-    """Write a whole file. To change a file of somebody else, read it first; what was changed meanwhile elsewhere
-    in it is merged, and a conflict is returned with both sides."""
+    """Arguments of `write_file`."""
 
-    path: str = Field(description="The path of the file.")
-    content: str = Field(description="Its whole content.")
-    version: str = Field(default="", description="The version you build on; without, the one you read or wrote last.")
+    path: str
+    content: str
+    version: str = ""
 
 
 class EditFile(Args):
-    """Replace one passage of a file. The old text must occur exactly once."""
+    """Arguments of `edit_file`."""
 
-    path: str = Field(description="The path of the file.")
-    old: str = Field(min_length=1, description="The text to replace, with enough around it to occur only once.")
-    new: str = Field(description="The text to put there.")
+    path: str
+    old: str = Field(min_length=1)
+    new: str
 
 
 class MoveFile(Args):
-    """Give a file another path."""
+    """Arguments of `move_file`."""
 
-    path: str = Field(description="The path it has.")
-    to: str = Field(description="The path it gets.")
+    path: str
+    to: str
 
 
 class DeleteFile(Args):
-    """Delete a file."""
+    """Arguments of `delete_file`."""
 
-    path: str = Field(description="The path of the file.")
+    path: str
 
 
 class SearchFiles(Args):
-    """Search the shared text files for a regular expression."""
+    """Arguments of `search_files`."""
 
-    expression: str = Field(min_length=1, max_length=500, description="The regular expression.")
-    pattern: str = Field(default="", description="Which files to search, as in list_files.")
+    expression: str = Field(min_length=1, max_length=500)
+    pattern: str = ""
 
 
 async def list_files(caller: Caller, args: ListFiles, effect: str) -> Result:

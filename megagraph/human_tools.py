@@ -9,9 +9,9 @@ from megagraph.tools import Args, Caller, Result, Tool
 
 
 class AskHuman(Args):
-    """Ask the person who started the run. Only for what nobody in the organisation can decide or find out."""
+    """Arguments of `ask_human`."""
 
-    question: str = Field(min_length=1, max_length=4000, description="The question, with all that is needed for it.")
+    question: str = Field(min_length=1, max_length=4000)
 
 
 async def ask_human(caller: Caller, args: AskHuman, effect: str) -> Result:

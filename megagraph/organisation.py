@@ -64,6 +64,8 @@ class Organisation:
     answers: dict[str, str] = field(default_factory=dict)
     """A person's answers, by question."""
     last_event: int = 0
+    version: str = ""
+    """The latest version of the shared files."""
     interactive: object = None
     """The interactive programs, once there was one; `program_tools` knows what they are."""
     _closing: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
@@ -89,6 +91,7 @@ class Organisation:
         self.done_steps = self.ledger.done_steps()
         self.answers = self.ledger.answers()
         self.last_event = self.ledger.last_event()
+        self.version = self.workspace.head
 
     def emit(self, kind: EventKind, agent: str = "", **data: Any) -> None:
         """Tell whoever listens, and keep it."""
@@ -109,7 +112,12 @@ class Organisation:
 
     async def write_files(self, change: Callable[[], T]) -> T:
         """The result of a change to the shared files."""
-        return await asyncio.get_running_loop().run_in_executor(self._writer, change)
+
+        def changed() -> tuple[T, str]:
+            return change(), self.workspace.head
+
+        result, self.version = await asyncio.get_running_loop().run_in_executor(self._writer, changed)
+        return result
 
     def called(self, seconds: float) -> None:
         """A model call took so long. Leads give reports half of a usual call to arrive together."""

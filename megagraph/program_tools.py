@@ -26,35 +26,33 @@ from megagraph.tools import Args, Caller, Result, Tool
 
 
 class RunProgram(Args):
-    """Run a Python file of the shared tree in the sandbox, in a copy of the tree as it is now, and return its exit
-    code and output. Files it writes become shared files."""
+    """Arguments of `run_program`."""
 
-    path: str = Field(description="The program: the path of a .py file, or the name of an allowed command.")
-    args: list[str] = Field(default=[], description="Its arguments.")
-    stdin: str = Field(default="", description="What it reads from standard input.")
+    path: str
+    args: list[str] = []
+    stdin: str = ""
 
 
 class StartProgram(Args):
-    """Start an interactive program in the sandbox, as run_program does, and talk with it by send_input. Returns its
-    number and what it prints first."""
+    """Arguments of `start_program`."""
 
-    path: str = Field(description="The program: the path of a .py file, or the name of an allowed command.")
-    args: list[str] = Field(default=[], description="Its arguments.")
+    path: str
+    args: list[str] = []
 
 
 class SendInput(Args):
-    """Type something to an interactive program of yours; returns what it prints until it is quiet."""
+    """Arguments of `send_input`."""
 
-    program: int = Field(description="Its number.")
-    text: str = Field(default="", description="What to type; end a line with a newline. Empty to only read on.")
-    until: str = Field(default="", description="A regular expression: read until the output matches it.")
-    seconds: float = Field(default=10.0, gt=0, le=120, description="How long to wait at most.")
+    program: int
+    text: str = ""
+    until: str = ""
+    seconds: float = Field(default=10.0, gt=0, le=120)
 
 
 class StopProgram(Args):
-    """End an interactive program of yours. Files it wrote become shared files."""
+    """Arguments of `stop_program`."""
 
-    program: int = Field(description="Its number.")
+    program: int
 
 
 async def run_program(caller: Caller, args: RunProgram, effect: str) -> Result:

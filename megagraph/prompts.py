@@ -1,15 +1,20 @@
-"""What agents are told: plain Markdown files with `${fields}`, which a user can override one by one.
+"""What agents are told: plain Markdown files with `${fields}`, and `tools.yaml` with the words for their tools.
 
-A file of the same name in a scenario's or the home's `prompts` folder takes the place of the package's.
+A file of the same name in a scenario's or the home's `prompts` folder takes the place of the package's; of
+`tools.yaml`, single entries do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from string import Template
+from typing import Any
+
+import yaml
 
 from megagraph.errors import UsageError
 from megagraph.specs import AgentSpec, Report
@@ -17,11 +22,21 @@ from megagraph.specs import AgentSpec, Report
 NAMES = ("system", "boss", "task")
 
 
+@dataclass(frozen=True)
+class ToolText:
+    """What agents are told about a tool. Arguments of the objects in a list are named `list.argument`."""
+
+    description: str
+    arguments: Mapping[str, str]
+
+
 class Prompts:
     """The prompts of one run. `folders` are looked through first to last, then the package's own."""
 
     def __init__(self, folders: Sequence[Path] = ()) -> None:
-        self._templates = {name: Template(_find(name, folders)) for name in NAMES}
+        self._templates = {name: Template(_find(f"{name}.md", folders) or _packaged(f"{name}.md")) for name in NAMES}
+        self.tools = _tool_texts(folders)
+        """The tools that agents have, and what they are told about them."""
 
     def system(self, spec: AgentSpec) -> str:
         """Who the agent is and how the organisation works. The same for its whole life."""
@@ -57,17 +72,33 @@ def _input(name: str, report: Report | None) -> str:
     return f"- {name} reports: " + report.text().replace("\n", "\n  ")
 
 
-def _find(name: str, folders: Sequence[Path]) -> str:
+def _tool_texts(folders: Sequence[Path]) -> dict[str, ToolText]:
+    entries: dict[str, Any] = yaml.safe_load(_packaged("tools.yaml"))
+    for folder in reversed(folders):
+        path = folder / "tools.yaml"
+        try:
+            own = yaml.safe_load(path.read_text(encoding="utf-8")) or {} if path.is_file() else {}
+            for name, entry in own.items():
+                entries[name] = entry and {
+                    "description": entry.get("description", entries.get(name, {}).get("description")),
+                    "arguments": {**entries.get(name, {}).get("arguments", {}), **entry.get("arguments", {})},
+                }
+        except (OSError, yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError) as error:
+            raise UsageError(f"{path} does not fit: {' '.join(str(error).split())[:300]}.") from error
+    return {name: ToolText(entry["description"], entry["arguments"]) for name, entry in entries.items() if entry}
+
+
+def _find(file: str, folders: Sequence[Path]) -> str | None:
     for folder in folders:
-        path = folder / f"{name}.md"
+        path = folder / file
         if path.is_file():
             try:
                 return path.read_text(encoding="utf-8")
             except (OSError, UnicodeDecodeError) as error:
                 raise UsageError(f"the prompt {path} cannot be read ({error}).") from error
-    return _packaged(name)
+    return None
 
 
 @cache
-def _packaged(name: str) -> str:
-    return (resources.files("megagraph") / "prompts" / f"{name}.md").read_text(encoding="utf-8")
+def _packaged(file: str) -> str:
+    return (resources.files("megagraph") / "prompts" / file).read_text(encoding="utf-8")

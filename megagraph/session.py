@@ -66,7 +66,7 @@ class Session:
         before = self._row["seconds"] or 0.0
         calls, input_tokens, output_tokens = self._ledger.usage()
         meter = Meter(self.limits, calls=calls, input_tokens=input_tokens, output_tokens=output_tokens, seconds=before)
-        model = Model(self.choice, TOOLBOX.schemas)
+        model = Model(self.choice, TOOLBOX.schemas(self.prompts.tools))
         sandbox, why_not = await asyncio.to_thread(_sandbox, self.unsafe_programs)
         try:
             await self.home.saver.know(self.run)

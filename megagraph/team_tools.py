@@ -19,59 +19,53 @@ MAX_LETTER = 8_000
 class Recruitment(Args):
     """One agent to recruit."""
 
-    name: str = Field(description="A short name: a letter, then letters, digits and underscores, all lower case.")
-    role: str = Field(description="What it is, in a few words.")
-    instructions: str = Field(description="What it has to do. It knows nothing else, so let it stand on its own.")
-    deliverables: list[str] = Field(default=[], description="Paths of the files it must deliver.")
-    depends_on: list[str] = Field(
-        default=[], description="Names of team mates that must have reported before it starts."
-    )
+    name: str
+    role: str
+    instructions: str
+    deliverables: list[str] = []
+    depends_on: list[str] = []
 
 
 class Recruit(Args):
-    """Recruit agents as your team. They start as soon as those they depend on have reported, work in parallel,
-    and report to you by letter."""
+    """Arguments of `recruit`."""
 
-    agents: list[Recruitment] = Field(min_length=1, description="The agents to recruit.")
-    work_on: bool = Field(
-        default=False, description="True if you have work of your own to do before their first letters come."
-    )
+    agents: list[Recruitment] = Field(min_length=1)
+    work_on: bool = False
 
 
 class Talk(Args):
-    """Send a letter to your lead, to team mates, or to your own recruits. A recruit that has reported wakes and
-    works again."""
+    """Arguments of `talk`."""
 
-    to: list[str] | str = Field(description="The names of the agents it is for.")
-    message: str = Field(min_length=1, description="What they need to know in order to act.")
+    to: list[str] | str
+    message: str = Field(min_length=1)
 
 
 class ReadLetters(Args):
-    """Read letters you were sent once more, whole, the newest last."""
+    """Arguments of `read_letters`."""
 
-    sender: str = Field(default="", description="Only those of this sender.")
-    last: int = Field(default=10, ge=1, le=50, description="How many.")
+    sender: str = ""
+    last: int = Field(default=10, ge=1, le=50)
 
 
 class Dismiss(Args):
-    """Let recruits of yours go: their work ends, and whoever waits for them does without."""
+    """Arguments of `dismiss`."""
 
-    agents: list[str] = Field(min_length=1, description="The names of the recruits.")
-    reason: str = Field(default="", description="Why.")
+    agents: list[str] = Field(min_length=1)
+    reason: str = ""
 
 
 class UpdateTodo(Args):
-    """Replace your list of open points, and say what you have done."""
+    """Arguments of `update_todo`."""
 
-    todo: list[str] = Field(default=[], description="All points that are open now.")
-    done: list[str] = Field(default=[], description="Points done since the last update.")
+    todo: list[str] = []
+    done: list[str] = []
 
 
 class Finish(Args):
-    """Hand in your work. Your team, if you have one, is over with it."""
+    """Arguments of `finish`."""
 
-    summary: str = Field(min_length=1, description="What you did, and how you know that it works.")
-    artefacts: list[str] = Field(default=[], description="Paths of the files that are the result.")
+    summary: str = Field(min_length=1)
+    artefacts: list[str] = []
 
 
 async def recruit(caller: Caller, args: Recruit, effect: str) -> Result:

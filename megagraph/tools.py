@@ -16,9 +16,10 @@ from langgraph.errors import GraphBubbleUp
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from megagraph.database import Statement
-from megagraph.errors import SandboxUnavailable, ToolError
+from megagraph.errors import SandboxUnavailable, ToolError, UsageError
 from megagraph.ledger import ToolRow
 from megagraph.organisation import Organisation
+from megagraph.prompts import ToolText
 from megagraph.specs import AgentSpec
 
 
@@ -66,14 +67,15 @@ class Tool:
     run: Callable[[Caller, Any, str], Awaitable[Result]]
     """Given the caller, the checked arguments, and an id that is the same again after a crash."""
 
-    def schema(self) -> dict[str, Any]:
-        """The tool as an OpenAI function."""
+    def schema(self, text: ToolText) -> dict[str, Any]:
+        """The tool as an OpenAI function, described as in `text`."""
         parameters = _plain(self.args.model_json_schema())
         parameters.pop("description", None)
-        description = " ".join((self.args.__doc__ or "").split())
+        for path, description in text.arguments.items():
+            _argument(parameters, path.split("."))["description"] = description
         return {
             "type": "function",
-            "function": {"name": self.name, "description": description, "parameters": parameters},
+            "function": {"name": self.name, "description": text.description, "parameters": parameters},
         }
 
 
@@ -93,7 +95,12 @@ class Toolbox:
 
     def __init__(self, tools: Sequence[Tool]) -> None:
         self._tools = {tool.name: tool for tool in tools}
-        self.schemas = [tool.schema() for tool in tools]
+
+    def schemas(self, texts: Mapping[str, ToolText]) -> list[dict[str, Any]]:
+        """The tools that are described, as OpenAI functions. Raises `UsageError` for a text without its tool."""
+        if unknown := sorted(texts.keys() - self._tools.keys()):
+            raise UsageError(f"tools.yaml describes {', '.join(unknown)}, and there is no such tool.")
+        return [tool.schema(texts[name]) for name, tool in self._tools.items() if name in texts]
 
     async def perform(self, caller: Caller, requests: Sequence[Request], done: Mapping[int, ToolRow]) -> list[ToolRow]:
         """Carry out the calls of one turn, those in `done` excepted; neighbours of one tool at the same time."""
@@ -113,9 +120,7 @@ class Toolbox:
         result = await self._result(caller, request)
         row = ToolRow(name, caller.step, request.index, request.tool, result.ok, result.text, result.effects)
         seconds = time.monotonic() - clock
-        statement = org.ledger.tool_call(
-            row, args=request.args, started=started, seconds=seconds, version=org.workspace.head
-        )
+        statement = org.ledger.tool_call(row, args=request.args, started=started, seconds=seconds, version=org.version)
         await org.ledger.database.write(*result.statements, statement)
         if result.after is not None:
             result.after()
@@ -131,13 +136,12 @@ class Toolbox:
         return row
 
     async def _result(self, caller: Caller, request: Request) -> Result:
-        tool = self._tools.get(request.tool)
+        described = caller.org.prompts.tools
+        tool = self._tools.get(request.tool) if request.tool in described else None
         if request.problem:
             return _refusal(caller, request, request.problem)
         if tool is None:
-            return _refusal(
-                caller, request, f"there is no tool `{request.tool}`. Your tools: {', '.join(self._tools)}."
-            )
+            return _refusal(caller, request, f"there is no tool `{request.tool}`. Your tools: {', '.join(described)}.")
         try:
             args = tool.args.model_validate(request.args)
         except ValidationError as error:
@@ -205,6 +209,16 @@ def _problems(error: ValidationError) -> str:
     return "; ".join(
         f"`{'.'.join(map(str, problem['loc'])) or 'arguments'}`: {problem['msg']}" for problem in error.errors()[:8]
     )
+
+
+def _argument(parameters: dict[str, Any], path: Sequence[str]) -> dict[str, Any]:
+    """The schema of an argument, or of an argument of the objects in a list. Raises `UsageError` if none is there."""
+    node: dict[str, Any] = {"items": parameters}
+    for name in path:
+        node = node.get("items", {}).get("properties", {}).get(name)
+        if node is None:
+            raise UsageError(f"tools.yaml describes the argument {'.'.join(path)}, and there is no such argument.")
+    return node
 
 
 def _plain(schema: dict[str, Any]) -> dict[str, Any]:
