@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from functools import partial
 
 from pydantic import Field
 
@@ -95,42 +94,37 @@ async def read_file(caller: Caller, args: ReadFile, effect: str) -> Result:
 
 
 async def write_file(caller: Caller, args: WriteFile, effect: str) -> Result:
-    workspace = caller.org.workspace
-    written = await caller.org.write_files(
-        partial(
-            workspace.write,
-            args.path,
-            args.content,
-            base=args.version or caller.versions.get(args.path.removeprefix("./")),
-            author=Author(caller.spec.name, effect),
-        )
+    written: Written = await caller.org.change_files(
+        "write",
+        args.path,
+        args.content,
+        base=args.version or caller.versions.get(args.path.removeprefix("./")),
+        author=Author(caller.spec.name, effect),
     )
     return _changed(caller, effect, written, f"wrote {written.path} ({len(args.content)} characters)")
 
 
 async def edit_file(caller: Caller, args: EditFile, effect: str) -> Result:
-    written = await caller.org.write_files(
-        partial(
-            caller.org.workspace.edit,
-            args.path,
-            args.old,
-            args.new,
-            base=caller.versions.get(args.path.removeprefix("./")),
-            author=Author(caller.spec.name, effect),
-        )
+    written: Written = await caller.org.change_files(
+        "edit",
+        args.path,
+        args.old,
+        args.new,
+        base=caller.versions.get(args.path.removeprefix("./")),
+        author=Author(caller.spec.name, effect),
     )
     return _changed(caller, effect, written, f"edited {written.path}")
 
 
 async def move_file(caller: Caller, args: MoveFile, effect: str) -> Result:
     author = Author(caller.spec.name, effect)
-    moved = await caller.org.write_files(partial(caller.org.workspace.move, args.path, args.to, author=author))
+    moved: Written = await caller.org.change_files("move", args.path, args.to, author=author)
     return _changed(caller, effect, moved, f"moved {args.path} to {args.to}")
 
 
 async def delete_file(caller: Caller, args: DeleteFile, effect: str) -> Result:
     author = Author(caller.spec.name, effect)
-    await caller.org.write_files(partial(caller.org.workspace.delete, args.path, author=author))
+    await caller.org.change_files("delete", args.path, author=author)
     return Result(f"deleted {args.path}")
 
 

@@ -10,16 +10,16 @@ import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from langgraph.errors import GraphInterrupt
 from langgraph.runtime import RunControl
 
 from megagraph.events import Event, EventKind, Stream
 from megagraph.files.workspace import Workspace
+from megagraph.files.writer import Writer
 from megagraph.ledger import Ledger
 from megagraph.limits import Meter
 from megagraph.mailroom import Mailroom
@@ -27,8 +27,6 @@ from megagraph.models import Model
 from megagraph.programs.sandbox import ProgramLimits, Sandbox
 from megagraph.prompts import Prompts
 from megagraph.specs import AgentSpec, Letter
-
-T = TypeVar("T")
 
 GATHER_MOST = 2.0
 """The longest that a report waits, in seconds, for others to be read with it."""
@@ -72,16 +70,15 @@ class Organisation:
     _usual: float | None = None
     _noted: float = field(default_factory=time.monotonic)
     mailroom: Mailroom = field(init=False)
-    _writer: ThreadPoolExecutor = field(init=False)
+    _writer: Writer = field(init=False)
 
     def __post_init__(self) -> None:
         self.mailroom = Mailroom(self._notice, self._changed)
-        # Writers of files take turns anyway: in a thread of their own they keep no one else from a thread.
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="megagraph-files")
+        self._writer = Writer(self.workspace.path)
 
     async def restore(self) -> None:
         """Fill in what earlier processes of this run have done."""
-        await asyncio.to_thread(self._restore)
+        await asyncio.gather(asyncio.to_thread(self._restore), self._writer.start())
 
     def _restore(self) -> None:
         for spec, report, closed in self.ledger.agents():
@@ -110,13 +107,9 @@ class Organisation:
             self.control.request_drain(reason)
             self.mailroom.park()
 
-    async def write_files(self, change: Callable[[], T]) -> T:
-        """The result of a change to the shared files."""
-
-        def changed() -> tuple[T, str]:
-            return change(), self.workspace.head
-
-        result, self.version = await asyncio.get_running_loop().run_in_executor(self._writer, changed)
+    async def change_files(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """The result of a method of `Workspace` that changes the shared files."""
+        result, self.version = await self._writer.call(method, *args, **kwargs)
         return result
 
     def called(self, seconds: float) -> None:
@@ -136,7 +129,7 @@ class Organisation:
         """End what was started for the run and cannot outlive this process's work on it."""
         for close in self._closing:
             await close()
-        self._writer.shutdown(wait=False)
+        await self._writer.aclose()
 
     def take_answers(self, answers: Mapping[str, str]) -> None:
         """Hand a person's answers to those who asked; the ids of questions begin with the agent's name."""

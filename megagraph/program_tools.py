@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,6 +16,7 @@ from pydantic import Field
 from megagraph.errors import ToolError
 from megagraph.file_tools import asides_of_merge
 from megagraph.files.history import Author
+from megagraph.files.workspace import Proposal
 from megagraph.organisation import Organisation
 from megagraph.programs.process import Outcome, program_argv
 from megagraph.programs.process import run_program as run_to_end
@@ -164,9 +164,10 @@ async def _taken_over(caller: Caller, outcome: Outcome, version: str, path: str,
     if not outcome.changes:
         return Result(text)
     author = Author(caller.spec.name, effect)
-    change = partial(org.workspace.propose, version, outcome.changes, author=author, subject=f"run {path}")
     try:
-        proposal = await org.write_files(change)
+        proposal: Proposal = await org.change_files(
+            "propose", version, outcome.changes, author=author, subject=f"run {path}"
+        )
     except ToolError as error:
         return Result(f"{text}\nThe files it wrote were not taken over: {error}")
     asides = asides_of_merge(caller, effect, proposal.merged_over, proposal.paths)

@@ -50,21 +50,36 @@ def command(*args: str, home: Path, url: str) -> list[str]:
     ]
 
 
+def depth_of(agent: str) -> int:
+    """The depth of an agent of `deep_script`: the boss, its two leads, their workers."""
+    return 0 if agent == "boss" else 1 + agent.count("_")
+
+
 def run_campaign(server: ModelServer, home: Path, seed: int, kills: int, longest: float = 0.4) -> Campaign:
-    """Start a run, kill it `kills` times at random moments of its work, resume it each time, and let it end."""
+    """Start a run of `deep_script`, kill it `kills` times, resume it each time, and let it end.
+
+    The moments are random, but every third kill waits for an agent of each depth to have a call in flight.
+    """
     chance, campaign = random.Random(seed), Campaign()
     journalled: list[tuple[float, set[tuple[str, int]]]] = []
     args = ["run", "Write the files."]
     env = {**os.environ, "OPENAI_API_KEY": "test", "PYTHONPATH": str(Path.cwd())}
-    for _ in range(40 * kills):
+    for _ in range(3 * kills + 3):
         before = len(server.log)
         with (home.parent / "child.log").open("ab") as log:
             child = subprocess.Popen(command(*args, home=home, url=server.url), stdout=log, stderr=log, env=env)
         if campaign.kills < kills:
             # Counted from the first call, so that no kill is spent on the start of the interpreter.
             while len(server.log) == before and server.in_flight == 0 and child.poll() is None:
-                time.sleep(0.005)
-            time.sleep(chance.uniform(0, longest))
+                time.sleep(0.002)
+            wanted = campaign.kills % 3
+            time.sleep(chance.uniform(0, longest) if wanted else 0.01)
+            patience = time.monotonic() + 1
+            while time.monotonic() < patience and child.poll() is None:
+                if wanted in map(depth_of, server.calling):
+                    break
+                time.sleep(0.002)
+            campaign.depths.update(map(depth_of, server.calling))
             if child.poll() is None:
                 os.kill(child.pid, signal.SIGKILL)
                 child.wait()
@@ -72,7 +87,7 @@ def run_campaign(server: ModelServer, home: Path, seed: int, kills: int, longest
                 journalled.append((time.time(), _look(home, campaign)))
         else:
             child.wait(timeout=120)
-        if child.returncode == 0:
+        if child.returncode == 0 or campaign.status == "done":
             break
         args = ["resume", "last"]
     _judge(server, home, journalled, campaign)
@@ -82,12 +97,7 @@ def run_campaign(server: ModelServer, home: Path, seed: int, kills: int, longest
 def _look(home: Path, campaign: Campaign) -> set[tuple[str, int]]:
     with MegaGraph(home=home) as mega:
         rows = mega.home.database.read("SELECT agent, step FROM calls")
-        depths = {row["name"]: row["depth"] for row in mega.home.database.read("SELECT name, depth FROM agents")}
-        last = mega.home.database.read(
-            "SELECT agent FROM events WHERE kind = 'thinking' AND NOT EXISTS (SELECT 1 FROM events e WHERE"
-            " e.run = events.run AND e.agent = events.agent AND e.kind = 'thought' AND e.seq > events.seq)"
-        )
-        campaign.depths.update({depths[row["agent"]] for row in last})
+        campaign.status = mega.open("last").status
         return {(row["agent"], row["step"]) for row in rows}
 
 

@@ -166,6 +166,7 @@ class ModelServer:
     url: str = field(init=False, default="")
     _log_file: IO[bytes] | None = field(init=False, default=None)
     _in_flight: int = field(init=False, default=0)
+    _exchanges: dict[int, _Exchange] = field(init=False, default_factory=dict)
     _tries: dict[tuple[str, int], _Tries] = field(init=False, default_factory=dict)
     """By agent and turn. Forgotten once a good answer was delivered: a second run meets the same faults."""
     _runner: web.ServerRunner | None = field(init=False, default=None)
@@ -228,6 +229,11 @@ class ModelServer:
         """Calls worked on at this moment."""
         return self._in_flight
 
+    @property
+    def calling(self) -> set[str]:
+        """The agents whose calls are worked on at this moment."""
+        return {exchange.agent for exchange in list(self._exchanges.values()) if exchange.agent}
+
     def latency_of(self, agent: str, turn: int) -> float:
         """Seconds that this turn of this agent takes, whoever asks and whenever."""
         if isinstance(self.latency, tuple):
@@ -245,10 +251,12 @@ class ModelServer:
         full = self.max_in_flight is not None and self._in_flight >= self.max_in_flight
         self._in_flight += not full
         exchange = _Exchange(http, self._in_flight)
+        self._exchanges[id(exchange)] = exchange
         try:
             return await self._exchange(exchange, full)
         finally:
             self._in_flight -= not full
+            del self._exchanges[id(exchange)]
             if not exchange.logged:
                 self._record(exchange, exchange.status, delivered=False)
 

@@ -1,0 +1,119 @@
+"""A process of its own that changes the files of a run.
+
+A commit is some dozens of short calls into libgit2, each of which gives the interpreter up and wants it back. Next
+to an event loop with hundreds of agents it gets it back late, and a commit of two milliseconds takes ten or more.
+In a process of its own it takes its two, on the other core.
+
+The parent writes pickled calls to its standard input, and reads as many results. When that input ends, as it does
+when the parent dies, the process ends too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import struct
+import sys
+from collections import deque
+from pathlib import Path
+from typing import IO, Any
+
+from megagraph.errors import ToolError
+from megagraph.files.workspace import Workspace
+
+_SIZE = struct.Struct("!Q")
+
+
+class Writer:
+    """Changes of a workspace, carried out one after the other in a child process, which is started when needed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._starting = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Start the process, if it does not run."""
+        async with self._starting:
+            if self._process is not None and self._process.returncode is None:
+                return
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "megagraph.files.writer",
+                str(self._path),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                # A Ctrl-C is for the parent, which then ends this one in order.
+                start_new_session=True,
+            )
+            self._reader = asyncio.create_task(self._read(self._process))
+
+    async def call(self, method: str, *args: Any, **kwargs: Any) -> tuple[Any, str]:
+        """The result of a method of `Workspace`, and the latest version after it.
+
+        Raises what the method raises; `ToolError` where the process died over it.
+        """
+        await self.start()
+        assert self._process is not None
+        assert self._process.stdin is not None
+        future: asyncio.Future[tuple[Any, str]] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        _send(self._process.stdin, (method, args, kwargs))
+        return await future
+
+    async def aclose(self) -> None:
+        """End the process, when it has done what was asked of it."""
+        process = self._process
+        if process is None or process.stdin is None:
+            return
+        process.stdin.close()
+        if self._reader is not None:
+            await self._reader
+        await process.wait()
+
+    async def _read(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        try:
+            while True:
+                size = _SIZE.unpack(await process.stdout.readexactly(_SIZE.size))[0]
+                ok, value = pickle.loads(await process.stdout.readexactly(size))
+                future = self._waiting.popleft()
+                if future.done():
+                    continue
+                if ok:
+                    future.set_result(value)
+                else:
+                    future.set_exception(value)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            while self._waiting:
+                future = self._waiting.popleft()
+                if not future.done():
+                    future.set_exception(ToolError("the files could not be changed this time. Try again."))
+
+
+def _send(pipe: Any, value: object) -> None:
+    data = pickle.dumps(value)
+    pipe.write(_SIZE.pack(len(data)) + data)
+
+
+def serve(path: Path, requests: IO[bytes], results: IO[bytes]) -> None:
+    """Carry out calls until there are no more."""
+    workspace = Workspace(path)
+    while header := requests.read(_SIZE.size):
+        method, args, kwargs = pickle.loads(requests.read(_SIZE.unpack(header)[0]))
+        try:
+            result = getattr(workspace, method)(*args, **kwargs)
+            answer: tuple[bool, object] = (True, (result, workspace.head))
+        except ToolError as error:
+            answer = (False, ToolError(str(error)))
+        except Exception as error:
+            answer = (False, RuntimeError(f"{type(error).__name__}: {error}"))
+        _send(results, answer)
+        results.flush()
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]), sys.stdin.buffer, sys.stdout.buffer)
