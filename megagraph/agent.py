@@ -21,10 +21,14 @@ from langgraph.runtime import Runtime
 from langgraph.types import Command
 from typing_extensions import TypedDict
 
-from megagraph.errors import LimitReached, ModelError
+from megagraph.answers import MAX_IN_A_ROW, cut, declined
+from megagraph.errors import BranchStopped, LimitReached, ModelError
 from megagraph.file_tools import FILE_TOOLS
+from megagraph.gate import Left
+from megagraph.guards import FRESH, TALK, Counts, Finding, Turn, last_calls, look
 from megagraph.human_tools import HUMAN_TOOLS
 from megagraph.ledger import CallRow, ToolRow
+from megagraph.limits import Use
 from megagraph.organisation import Organisation
 from megagraph.program_tools import PROGRAM_TOOLS
 from megagraph.specs import AgentSpec, Letter, Report, Seat
@@ -36,6 +40,7 @@ TOOLBOX = Toolbox([*TEAM_TOOLS, *FILE_TOOLS, *PROGRAM_TOOLS, *HUMAN_TOOLS])
 MAX_UNREAD = 12
 """Letters handed over whole in one turn; of more, the rest is folded into a digest."""
 
+_CHOICE = "\nWrite to it to let it try again, recruit another in its place, or dismiss it and do without."
 _CUT = "the answer was cut at the output limit; write less in one turn"
 
 Step: TypeAlias = Literal["think", "act", "team", "wait", "__end__"]
@@ -76,6 +81,10 @@ class AgentState(TypedDict, total=False):
     """Whether it has work of its own to do at the desk before the first letter comes."""
     told: bool
     """Whether it has been told once what is missing."""
+    bad: int
+    """Answers in a row of which nothing could be used."""
+    guards: Annotated[dict[str, Any], DeltaChannel(merge, snapshot_frequency=50)]
+    """What the guards count of it."""
     report: dict[str, Any] | None
     """A `Report`, plain, once it has handed in its work."""
     version: str
@@ -95,33 +104,69 @@ def guarded(node: Node) -> Node:
             return await node(state, runtime)
         except GraphBubbleUp:
             raise
+        except Left as error:
+            raise org.park() from error
         except LimitReached as error:
             org.stop(error.message)
             raise org.park() from error
         except Exception as error:
-            reason = str(error) if isinstance(error, ModelError) else f"{type(error).__name__}: {error}"
-            org.emit("failed", spec.name, error=reason[:2000])
+            if isinstance(error, ModelError) and error.everyone:
+                _stop_for_all(org, spec, error)
+                raise org.park() from error
+            told = isinstance(error, ModelError | BranchStopped)
+            reason = str(error) if told else f"{type(error).__name__}: {error}"
+            org.emit("failed", spec.name, error=reason[:2000], problem=_problem(error))
             if not spec.lead:
                 org.failed = True
                 org.stop(f"the boss failed: {reason}")
                 raise org.park() from error
-            return await _fail(org, state, spec, reason)
+            failure = await _fail(org, state, spec, reason)
+            if node.__name__ == "think":
+                # Its next failure is another one, with a letter of its own.
+                cast(dict[str, Any], failure.update)["step"] = state.get("step", 0) + 1
+            return failure
 
     return cast(Node, guarded_node)
 
 
+def _stop_for_all(org: Organisation, spec: AgentSpec, error: ModelError) -> None:
+    """What one agent met is what all would meet: the run stops once, and nobody is taken for a failure."""
+    if not org.stopped:
+        org.failed = error.kind != "down"
+        org.emit("failed", spec.name, error=str(error)[:2000], problem=error.kind)
+        org.stop(str(error))
+
+
+def _problem(error: Exception) -> str:
+    if isinstance(error, BranchStopped):
+        return "stopped"
+    return error.kind if isinstance(error, ModelError) else "error"
+
+
 async def _fail(org: Organisation, state: AgentState, spec: AgentSpec, reason: str) -> Command[Step]:
-    """Hand in a failure. The agent can still be woken by a letter, and then tries again."""
+    """Hand in a failure. The agent can still be woken by a letter, and then tries again, knowing what went wrong.
+
+    The letters it has not come to are answered by the failure: they do not wake it once more.
+    """
     org.close(org.mailroom.close_team(spec.name))
     report = Report(f"I failed: {reason}", failed=True)
+    letters = org.mailroom.places[spec.name].unread
     await _hand_in(org, spec, report, f"{spec.name}/{state.get('step', 0)}/failure", "failure")
-    return Command(update={"report": report.dump()}, goto=_after_report(state["seat"]))
+    org.mailroom.read(spec.name, [letter.id for letter in letters])
+    heard = [*_heard(org, spec, state, letters), _note(f"You could not go on, and your lead was told: {reason}")]
+    update = {
+        "report": report.dump(),
+        "messages": [HumanMessage(text) for text in heard],
+        "seen": [letter.id for letter in letters],
+        "guards": FRESH,
+    }
+    return Command(update=update, goto=_after_report(state["seat"]))
 
 
 async def _hand_in(
     org: Organisation, spec: AgentSpec, report: Report, id_: str, kind: Literal["report", "failure"]
 ) -> None:
-    letter = Letter(id_, spec.name, spec.lead, kind, report.text())
+    letter = Letter(id_, spec.name, spec.lead, kind, report.text() + (_CHOICE if kind == "failure" else ""))
     statements = [org.ledger.reported(spec.name, report)]
     if spec.lead:
         statements.append(org.ledger.letter(letter))
@@ -142,37 +187,141 @@ async def think(state: AgentState, runtime: Runtime[Organisation]) -> Command[St
         return Command(goto="__end__")
     mailroom.work(spec.name)
     mailroom.read(spec.name, state.get("seen", []))
+    place = mailroom.places[spec.name]
     if (spec.name, step) in org.journal:
         row = await org.ledger.answered(spec.name, step)
+        counts, _ = await _look(org, spec, state, [place.letters[id_] for id_ in row.letters])
     else:
-        row = await _ask(org, spec, state, step)
+        letters = place.unread
+        counts, findings = await _look(org, spec, state, letters)
+        if stop := next((finding for finding in findings if finding.level == "stop"), None):
+            return _stop(org, spec, stop)
+        asked = await _ask(org, spec, state, step, letters, findings)
+        if asked is None:
+            return Command(goto="__end__")
+        row = asked
     mailroom.read(spec.name, row.letters)
     heard = [HumanMessage(text) for text in row.heard]
     update: dict[str, Any] = {
         "messages": [*heard, *([row.answer] if _says_something(row.answer) else [])],
         "seen": list(row.letters),
         "step": step,
+        **({"guards": counts} if counts else {}),
     }
     if row.answer.tool_calls or row.answer.invalid_tool_calls:
         return Command(update=update, goto="act")
-    if not _says_something(row.answer):
-        org.emit("bad_answer", spec.name, step=step, why="the answer was empty")
-        update["messages"].append(HumanMessage(_note("Your answer was empty. Call a tool, or `finish`.")))
-        return Command(update=update, goto="think")
+    if problem := _no_answer(row.answer):
+        org.emit("bad_answer", spec.name, step=step, why=problem)
+        update["messages"].append(HumanMessage(_note(f"{problem[0].upper()}{problem[1:]}. Call a tool, or `finish`.")))
+        return await _after_bad(org, spec, state, update, problem, final=declined(row.answer) is not None)
     return await _rest(org, spec, state, update, row.answer.text)
 
 
-async def _ask(org: Organisation, spec: AgentSpec, state: AgentState, step: int) -> CallRow:
-    letters = org.mailroom.places[spec.name].unread
-    heard: list[str] = [] if state.get("messages") else [_task(org, spec)]
-    if letters:
-        heard.append(_mail(letters))
+def _no_answer(answer: AIMessage) -> str:
+    """Why an answer without a tool call is none; empty if it is one."""
+    match declined(answer):
+        case "refusal":
+            return f"the model refused: {answer.text[:300]}"
+        case "filter":
+            return "the provider's content filter stopped the answer"
+    if cut(answer):
+        return _CUT
+    return "" if _says_something(answer) else "your answer was empty"
+
+
+async def _after_bad(
+    org: Organisation, spec: AgentSpec, state: AgentState, update: dict[str, Any], why: str, *, final: bool = False
+) -> Command[Step]:
+    """Another try after an answer of which nothing could be used; after too many in a row, or at once, a failure."""
+    bad = state.get("bad", 0) + 1
+    if bad < MAX_IN_A_ROW and not final:
+        return Command(update={**update, "bad": bad}, goto="think")
+    reason = why if final else f"{bad} answers in a row could not be used, the last because {why}"
+    org.emit("failed", spec.name, error=reason, problem="declined" if final else "unfit")
+    update = {**update, "bad": 0}
+    if not spec.lead:
+        org.failed = True
+        org.stop(f"the boss failed: {reason}")
+        return Command(update=update, goto="think")
+    failure = await _fail(org, cast(AgentState, {**state, **update}), spec, reason)
+    failed = cast(dict[str, Any], failure.update)
+    for key in ("messages", "seen"):
+        failed[key] = [*update.get(key, []), *failed[key]]
+    return Command(update={**update, **failed}, goto=failure.goto)
+
+
+async def _look(
+    org: Organisation, spec: AgentSpec, state: AgentState, letters: Sequence[Letter]
+) -> tuple[Counts, list[Finding]]:
+    """What the guards count of the agent's last turn, and what they find."""
+    places = org.mailroom.places
+    members = [places[name] for name in places[spec.name].members]
+    accepted = {m.spec.name for m in members if m.report is not None and m.report.accepted}
+    open_ = org.mailroom.open_members(spec.name)
+    turn = Turn(
+        calls=last_calls(state.get("messages", [])),
+        letters=letters,
+        todo=state.get("todo", {}),
+        members=open_,
+        unaccepted=len(set(open_) - accepted),
+        accepted=len(accepted),
+    )
+
+    async def worked(agent: str, first: int, last: int) -> bool:
+        return await org.ledger.worked(agent, first, last, TALK)
+
+    return await look(org.guards, state.get("guards", {}), turn, worked)
+
+
+def _stop(org: Organisation, spec: AgentSpec, finding: Finding) -> Command[Step]:
+    """End the branch of an agent that goes in circles. The boss has no lead: the run stops, and can be resumed."""
+    org.emit("guard", spec.name, guard=finding.guard, level=finding.level, why=f"it {finding.why}")
+    if spec.lead:
+        raise BranchStopped(f"I go in circles: {spec.name} {finding.why}.")
+    org.failed = True
+    org.stop(f"the boss goes in circles: it {finding.why}.")
+    return Command(update={"guards": FRESH}, goto="think")
+
+
+def _warn(org: Organisation, spec: AgentSpec, step: int, findings: Sequence[Finding]) -> None:
+    """Say that an agent goes in circles: to those who watch, and to its lead where the agent has not heeded a note."""
+    for finding in findings:
+        org.emit("guard", spec.name, guard=finding.guard, level=finding.level, why=f"it {finding.why}")
+        if finding.level == "lead" and spec.lead:
+            text = f"{spec.name} goes in circles: it {finding.why}. If this goes on, it will be stopped."
+            org.tell(f"{spec.name}/{step}/{finding.guard}", spec.lead, text)
+
+
+def _heard(org: Organisation, spec: AgentSpec, state: AgentState, letters: Sequence[Letter]) -> list[str]:
+    """What the agent hears before its next turn."""
+    task = [] if state.get("messages") else [_task(org, spec)]
+    return [*task, _mail(letters)] if letters else task
+
+
+async def _ask(
+    org: Organisation,
+    spec: AgentSpec,
+    state: AgentState,
+    step: int,
+    letters: Sequence[Letter],
+    findings: Sequence[Finding],
+) -> CallRow | None:
+    """The answer to the next turn; None where the agent was dismissed while it waited for its call."""
+    notes = [_note(f"You go in circles: {spec.name} {x.why}. {x.advice}") for x in findings]
+    heard = [*_heard(org, spec, state, letters), *notes]
     messages = [
         SystemMessage(org.prompts.system(spec)),
         *state.get("messages", []),
         *(HumanMessage(text) for text in heard),
     ]
-    org.meter.reserve(spec.name, step)
+    branches = org.chain(spec.name) if org.meter.divided else ()
+    claim = await org.meter.reserve(spec.name, step, _expected(org, messages), branches)
+    if claim is None:
+        raise org.park()
+    if org.mailroom.closed(spec.name):
+        org.meter.release(claim)
+        return None
+    _warn(org, spec, step, findings)
     org.emit("thinking", spec.name, step=step)
     started = time.time()
 
@@ -180,25 +329,29 @@ async def _ask(org: Organisation, spec: AgentSpec, state: AgentState, step: int)
         org.emit("retry", spec.name, step=step, reason=reason, delay=round(delay, 2))
 
     try:
-        answer = await org.model.ask(messages, retrying)
+        answer = await org.models.ask(org.asker(spec.name), messages, retrying)
     except BaseException:
-        org.meter.release()
+        org.meter.release(claim)
         raise
     row = CallRow(spec.name, step, tuple(heard), tuple(letter.id for letter in letters), answer.message)
+    usage = answer.message.usage_metadata
+    tokens = (usage["input_tokens"], usage["output_tokens"]) if usage else (0, 0)
+    cached = (usage.get("input_token_details") or {}).get("cache_read", 0) if usage else 0
+    price = org.prices.get(answer.model)
+    cost = price.cost(*tokens, cached) if price else None
     await org.ledger.database.write(
         org.ledger.call(
             row,
             started=started,
             seconds=answer.seconds,
-            model=org.model.choice.label,
+            model=answer.model,
             request=_fingerprint(messages),
             retries=answer.retries,
+            cost=cost,
         )
     )
     org.called(answer.seconds)
-    usage = answer.message.usage_metadata
-    tokens = (usage["input_tokens"], usage["output_tokens"]) if usage else (0, 0)
-    org.meter.settle(*tokens)
+    org.meter.settle(claim, Use(1, *tokens, cost or 0.0))
     org.emit(
         "thought",
         spec.name,
@@ -210,6 +363,22 @@ async def _ask(org: Organisation, spec: AgentSpec, state: AgentState, step: int)
         text=answer.message.text[:200],
     )
     return row
+
+
+def _expected(org: Organisation, messages: Sequence[BaseMessage]) -> Use:
+    """About what a call will use: what the last one did, and four characters a token for what has come since."""
+    tokens = characters = 0
+    for message in reversed(messages):
+        if isinstance(message, AIMessage) and (usage := message.usage_metadata):
+            tokens = usage["input_tokens"] + usage["output_tokens"]
+            break
+        characters += len(message.text)
+    else:
+        tokens = org.meter.overhead
+    tokens += characters // 4
+    output = org.meter.usual_output
+    costs = [price.expected(tokens, output) for price in org.prices.values() if price]
+    return Use(1, tokens, output, max(costs, default=0.0))
 
 
 async def _rest(
@@ -242,7 +411,7 @@ async def act(state: AgentState, runtime: Runtime[Organisation]) -> Command[Step
     if org.mailroom.closed(spec.name):
         return Command(goto="__end__")
     org.mailroom.work(spec.name)
-    requests = _requests(state["messages"])
+    requests = _requests(state["messages"], org.meter.limits.tool_calls)
     caller = _caller(org, spec, state, step)
     done: Mapping[int, ToolRow] = {}
     if (spec.name, step) in org.done_steps:
@@ -264,6 +433,10 @@ async def act(state: AgentState, runtime: Runtime[Organisation]) -> Command[Step
         update["told"] = caller.told
     if report is not None:
         return Command(update={**update, "report": report}, goto=_after_report(state["seat"]))
+    if rows and all(row.effects.get("unfit") for row in rows):
+        return await _after_bad(org, spec, state, update, rows[-1].result)
+    if state.get("bad"):
+        update["bad"] = 0
     if plan:
         work_on = any(row.effects.get("work_on") for row in rows)
         return Command(update={**update, "plan": plan, "wave": caller.wave + 1, "work_on": work_on}, goto="team")
@@ -338,8 +511,8 @@ def _caller(org: Organisation, spec: AgentSpec, state: AgentState, step: int) ->
     )
 
 
-def _requests(messages: Sequence[BaseMessage]) -> list[Request]:
-    """The tool calls of the last answer, malformed ones included, in a fixed order."""
+def _requests(messages: Sequence[BaseMessage], most: int) -> list[Request]:
+    """The tool calls of the last answer, malformed ones included, in a fixed order; above `most` only to say no."""
     answer = next(m for m in reversed(messages) if isinstance(m, AIMessage))
     calls = [(c["id"], c["name"], c["args"], "") for c in answer.tool_calls]
     if calls and answer.response_metadata.get("finish_reason") == "length" and not answer.invalid_tool_calls:
@@ -354,7 +527,11 @@ def _requests(messages: Sequence[BaseMessage]) -> list[Request]:
         )
         for c in answer.invalid_tool_calls
     ]
-    return [Request(i, id_ or f"call_{i}", name, args, why) for i, (id_, name, args, why) in enumerate(calls)]
+    above = f"not carried out: a turn may have {most} tool calls. Make the others in your next turn."
+    return [
+        Request(i, id_ or f"call_{i}", name, args, why if i < most else above)
+        for i, (id_, name, args, why) in enumerate(calls)
+    ]
 
 
 def _why_cut(answer: AIMessage, error: str | None) -> str:

@@ -80,6 +80,10 @@ def print_run(run: Run, result: Result, view: View, home: Path, now: float | Non
     if result.report is not None:
         console.print("\nReport", style="bold")
         console.print(Text(clean(result.report.text())))
+    if result.not_done:
+        console.print("\nNot done", style="bold")
+    for line in result.not_done:
+        console.print(Text(one_line(line, 300)))
     if result.rehearsal:
         console.print(Text(REHEARSAL_NOTE, style="italic"))
     if result.verdicts:

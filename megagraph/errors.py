@@ -1,12 +1,17 @@
 """The one family of errors.
 
-`ToolError` is a signal: its text goes back to the model as the tool's result and the run goes on.
+`ToolError` and `BranchStopped` are signals: the one goes back to the model as its tool's result, the other to the
+agent's lead as a failure, and the run goes on.
 Every `MegagraphError` stops something a person started; it says what happened and what to do next.
 """
 
 
 class ToolError(Exception):
     """A tool said no. The message is written for the model that called it."""
+
+
+class BranchStopped(Exception):
+    """An agent may not go on. Its lead is told why, and decides; the message is written for the lead."""
 
 
 class MegagraphError(Exception):
@@ -48,9 +53,17 @@ class RunBusy(MegagraphError):
 
 
 class ModelError(MegagraphError):
-    """A model call failed for good: retries are used up, or retrying cannot help."""
+    """A model call failed for good: retries are used up, or retrying cannot help.
+
+    `kind` says in a word what it was. `everyone`: no other call would fare better, so the run stops.
+    """
 
     code = "model"
+
+    def __init__(self, message: str, hint: str = "", *, kind: str = "failed", everyone: bool = False) -> None:
+        super().__init__(message, hint)
+        self.kind = kind
+        self.everyone = everyone
 
 
 class LimitReached(MegagraphError):
@@ -58,9 +71,10 @@ class LimitReached(MegagraphError):
 
     code = "limit"
 
-    def __init__(self, limit: str, allowed: float, agent: str) -> None:
+    def __init__(self, limit: str, allowed: float, agent: str, scope: str = "the run") -> None:
+        number = f"{allowed:g}" if isinstance(allowed, float) else allowed
         super().__init__(
-            f"limit reached: {limit}={allowed:g} (at agent `{agent}`).",
+            f"limit reached: {limit}={number} of {scope} (at agent `{agent}`).",
             f"Everything is kept; raise it with `megagraph resume RUN --limit {limit}=…`.",
         )
         self.limit = limit

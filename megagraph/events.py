@@ -26,6 +26,9 @@ EventKind = Literal[
     "retry",
     "bad_answer",
     "failed",
+    "limit",
+    "unpriced",
+    "guard",
     "closed",
     "check",
 ]

@@ -81,6 +81,8 @@ def dump_result(result: Result) -> dict[str, Any]:
         "calls": result.calls,
         "input_tokens": result.input_tokens,
         "output_tokens": result.output_tokens,
+        "cost_usd": result.cost_usd,
+        "not_done": list(result.not_done),
         "seconds": round(result.seconds, 3),
         "rehearsal": result.rehearsal,
     }

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from langchain_core.messages import AIMessage
 
 from megagraph.database import Database, Statement
-from megagraph.events import Event
+from megagraph.events import Event, EventKind
+from megagraph.limits import Use
 from megagraph.specs import AgentSpec, Letter, LetterKind, Report
 
 
@@ -99,6 +100,19 @@ class Ledger:
             for row in rows
         ]
 
+    def not_done(self) -> list[str]:
+        """The recruits that handed in nothing, or nothing that was accepted, each with the reason."""
+        found = []
+        for spec, report, _ in self.agents():
+            if not spec.lead or (report and report.accepted):
+                continue
+            if report is None:
+                why = "dismissed before it reported"
+            else:
+                why = report.summary if report.failed else "missing: " + ", ".join(report.missing)
+            found.append(f"{spec.name} ({' '.join(spec.role.split())}): {' '.join(why.split())[:300]}")
+        return found
+
     # --- model calls -------------------------------------------------------------------------------------
 
     def call(
@@ -110,12 +124,13 @@ class Ledger:
         model: str,
         request: str,
         retries: int,
+        cost: float | None = None,
     ) -> Statement:
         usage = row.answer.usage_metadata
         details = (usage.get("input_token_details") or {}) if usage else {}
         return (
             "INSERT INTO calls (run, agent, step, started, seconds, model, request, heard, letters, answer,"
-            " input_tokens, output_tokens, cached_tokens, retries) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            " input_tokens, output_tokens, cached_tokens, retries, cost) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
                 self.run,
                 row.agent,
@@ -131,6 +146,7 @@ class Ledger:
                 usage["output_tokens"] if usage else 0,
                 details.get("cache_read", 0),
                 retries,
+                cost,
             ),
         )
 
@@ -265,6 +281,40 @@ class Ledger:
             (self.run,),
         )[0]
         return row[0], row[1], row[2]
+
+    def cost(self) -> float | None:
+        """US dollars that the calls so far cost; None where the price of one of them is not known."""
+        row = self.database.read(
+            "SELECT coalesce(sum(cost), 0.0), count(*) - count(cost) FROM calls WHERE run = ?", (self.run,)
+        )[0]
+        return None if row[1] else float(row[0])
+
+    def used_by(self) -> dict[str, Use]:
+        """What each agent has used so far; an unknown cost counts as nothing."""
+        rows = self.database.read(
+            "SELECT agent, count(*), coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0),"
+            " coalesce(sum(cost), 0.0) FROM calls WHERE run = ? GROUP BY agent",
+            (self.run,),
+        )
+        return {row[0]: Use(*row[1:]) for row in rows}
+
+    async def worked(self, agent: str, first: int, last: int, idle: Collection[str]) -> bool:
+        """Whether `agent` called a tool that is not in `idle` at the steps from `first` to `last`."""
+        rows = await self.database.read_async(
+            f"SELECT 1 FROM tool_calls WHERE run = ? AND agent = ? AND step BETWEEN ? AND ?"
+            f" AND tool NOT IN ({', '.join('?' * len(idle))}) LIMIT 1",
+            (self.run, agent, first, last, *idle),
+        )
+        return bool(rows)
+
+    def said(self, kind: EventKind, key: str, value: str) -> bool:
+        """Whether there was an event of this kind with this value in it."""
+        return bool(
+            self.database.read(
+                "SELECT 1 FROM events WHERE run = ? AND kind = ? AND json_extract(data, '$.' || ?) = ? LIMIT 1",
+                (self.run, kind, key, value),
+            )
+        )
 
     def event(self, event: Event) -> Statement:
         return (

@@ -5,12 +5,25 @@ A model call is reserved before it is made and settled by what it really used, o
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from megagraph.errors import LimitReached, UsageError
+from megagraph.errors import BranchStopped, LimitReached, UsageError
+
+NEARLY = 0.8
+"""The part of a limit that may be used before the boss is told to wind down."""
+
+COUNTED = ("calls", "input_tokens", "output_tokens", "cost_usd")
+"""What every call uses some of."""
+
+_FIRST_OUTPUT = 200
+"""Tokens that an answer is expected to have before there was one."""
 
 
 class Limits(BaseModel):
@@ -24,44 +37,138 @@ class Limits(BaseModel):
     """Tokens sent to the model in all."""
     output_tokens: int = Field(default=500_000, ge=1)
     """Tokens written by the model in all."""
+    cost_usd: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """US dollars in all; without, only the tokens count."""
     minutes: float = Field(default=60.0, gt=0)
     """Wall time that the run works, pauses not counted."""
     agents: int = Field(default=60, ge=1)
     """Agents in all, the boss included."""
+    agents_at_once: int | None = Field(default=None, ge=1)
+    """Agents with a model call in flight; the others wait their turn. Without, as many as there are."""
     depth: int = Field(default=4, ge=0)
     """Levels below the boss."""
     width: int = Field(default=20, ge=1)
     """Members of one team."""
     rounds: int = Field(default=60, ge=1)
     """Model calls of one agent."""
+    tool_calls: int = Field(default=50, ge=1)
+    """Tool calls of one turn; what is above is not carried out, and the agent is told."""
 
     @classmethod
-    def parse(cls, values: dict[str, Any]) -> Limits:
-        """Limits from a scenario or a command line. Raises `UsageError` naming what is wrong."""
+    def parse(cls, values: Mapping[str, Any]) -> Limits:
+        """Limits from a scenario or a command line, where `none` is no limit.
+
+        Raises `UsageError` naming what is wrong.
+        """
+        plain = {name: None if value in ("none", "None") else value for name, value in values.items()}
         try:
-            return cls.model_validate(values)
+            return cls.model_validate(plain)
         except ValidationError as error:
             problems = "; ".join(f"`{'.'.join(map(str, e['loc']))}`: {e['msg'].lower()}" for e in error.errors())
             known = ", ".join(cls.model_fields)
             raise UsageError(f"the limits do not fit: {problems}.", f"Known limits: {known}.") from error
 
 
-class Meter:
-    """What a run has used so far, against its limits."""
+class Part(BaseModel):
+    """The part of a run's limits that one recruit and everybody below it may use."""
 
-    def __init__(
-        self,
-        limits: Limits,
-        *,
-        calls: int = 0,
-        input_tokens: int = 0,
-        output_tokens: int = 0,
-        seconds: float = 0,
-    ) -> None:
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    calls: int | None = Field(default=None, ge=1)
+    input_tokens: int | None = Field(default=None, ge=1)
+    output_tokens: int | None = Field(default=None, ge=1)
+    cost_usd: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+    def dump(self) -> dict[str, float]:
+        return self.model_dump(exclude_none=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What model calls used, or one is expected to use."""
+
+    calls: int = 1
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float = 0.0
+
+    def __add__(self, other: Use) -> Use:
+        return Use(*(getattr(self, name) + getattr(other, name) for name in COUNTED))
+
+
+NOTHING = Use(0)
+
+
+class _Account:
+    """What one scope may use, has used, and has promised to calls in flight."""
+
+    def __init__(self, branch: str, allowed: Mapping[str, float | None], used: Use) -> None:
+        self.branch = branch
+        """The agent at its head; empty for the whole run."""
+        self.allowed = {name: most for name in COUNTED if (most := allowed.get(name)) is not None}
+        self.used = {name: getattr(used, name) for name in COUNTED}
+        self.held = dict.fromkeys(self.allowed, 0.0)
+        self.in_flight = 0
+
+    def spent(self, call: Use) -> str | None:
+        """The limit that has no room for this call, even if nothing were in flight."""
+        for name, most in self.allowed.items():
+            # How long an answer will be is a guess, on which nobody is refused.
+            need = 0 if name == "output_tokens" else getattr(call, name)
+            if self.used[name] >= most or self.used[name] + need > most:
+                return name
+        return None
+
+    def has_room(self, call: Use) -> bool:
+        """Whether the call fits beside those in flight."""
+        return not self.in_flight or all(
+            self.used[name] + self.held[name] + getattr(call, name) <= most for name, most in self.allowed.items()
+        )
+
+    def hold(self, call: Use) -> None:
+        self.in_flight += 1
+        for name in self.allowed:
+            self.held[name] += getattr(call, name)
+
+    def give_back(self, call: Use) -> None:
+        self.in_flight -= 1
+        for name in self.allowed:
+            # Nothing is nothing again, to the last bit.
+            self.held[name] = self.held[name] - getattr(call, name) if self.in_flight else 0.0
+
+    def add(self, use: Use) -> None:
+        for name in COUNTED:
+            self.used[name] += getattr(use, name)
+
+
+@dataclass(eq=False)
+class Claim:
+    """One model call that may be made, with what it is expected to use. Settle or release it."""
+
+    agent: str
+    step: int
+    expected: Use
+    accounts: Sequence[_Account] = field(repr=False)
+    """Those it counts against: of the branches that the agent is in, and of the run."""
+
+
+class Meter:
+    """What a run has used so far, against its limits.
+
+    `nearly(limit, used, allowed)` is called when a limit of the run is nearly used, once for each.
+    """
+
+    def __init__(self, limits: Limits, *, used: Use = NOTHING, seconds: float = 0) -> None:
         self.limits = limits
-        self.calls = calls
-        self.input_tokens = input_tokens
-        self.output_tokens = output_tokens
+        self.peak = 0
+        """The most calls that were in flight at once."""
+        self.overhead = 0
+        """Input tokens of a call beyond its messages: the tools are described in them."""
+        self.nearly: Callable[[str, float, float], None] = lambda limit, used, allowed: None
+        self._run = _Account("", limits.model_dump(), used)
+        self._branches: dict[str, _Account] = {}
+        self._told: set[str] = set()
+        self._waiting: deque[tuple[Claim, asyncio.Future[bool]]] = deque()
         self._before = seconds
         self._begun = time.monotonic()
 
@@ -70,26 +177,132 @@ class Meter:
         """Seconds the run has worked, over all its processes."""
         return self._before + time.monotonic() - self._begun
 
-    def reserve(self, agent: str, step: int) -> None:
-        """Ask for one model call, the `step`-th of `agent`. Raises `LimitReached` where there is none left."""
-        limits = self.limits
-        checks = (
-            ("calls", self.calls, limits.calls),
-            ("input_tokens", self.input_tokens, limits.input_tokens),
-            ("output_tokens", self.output_tokens, limits.output_tokens),
-            ("minutes", self.seconds / 60, limits.minutes),
-            ("rounds", step - 1, limits.rounds),
-        )
-        for name, used, allowed in checks:
-            if used >= allowed:
-                raise LimitReached(name, allowed, agent)
-        self.calls += 1
+    @property
+    def used(self) -> Use:
+        """What the run has used, calls in flight not counted."""
+        return Use(**self._run.used)
 
-    def settle(self, input_tokens: int, output_tokens: int) -> None:
+    @property
+    def in_flight(self) -> int:
+        """Calls that were reserved and are neither settled nor released."""
+        return self._run.in_flight
+
+    @property
+    def usual_output(self) -> int:
+        """Tokens that an answer had so far, on average."""
+        used = self._run.used
+        return int(used["output_tokens"] / used["calls"]) if used["calls"] else _FIRST_OUTPUT
+
+    def give(self, branch: str, part: Mapping[str, float], used: Use = NOTHING) -> None:
+        """Hold the agent `branch` and everybody below it to a part of the run's limits."""
+        if branch not in self._branches:
+            self._branches[branch] = _Account(branch, part, used)
+
+    @property
+    def divided(self) -> bool:
+        """Whether anybody was given a part."""
+        return bool(self._branches)
+
+    async def reserve(
+        self, agent: str, step: int, expected: Use | None = None, branches: Sequence[str] = ()
+    ) -> Claim | None:
+        """Ask for one model call, the `step`-th of `agent`, which is in these branches.
+
+        Waits while too many agents are at work, or while what is left is promised to calls in flight. Returns None
+        where the wait was ended by `let_go`. Raises `LimitReached`, or `BranchStopped` where a part is used up.
+        """
+        accounts = [self._branches[name] for name in branches if name in self._branches]
+        claim = Claim(agent, step, expected or Use(), [*accounts, self._run])
+        self._check(claim)
+        if not self._waiting and self._admit(claim):
+            return claim
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting.append((claim, future))
+        # Room may be left for it beside those that wait for more than there is.
+        self._call_in()
+        try:
+            return claim if await future else None
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and not future.exception() and future.result():
+                self.release(claim)
+            raise
+
+    def settle(self, claim: Claim, use: Use) -> None:
         """Note what a reserved call has used."""
-        self.input_tokens += input_tokens
-        self.output_tokens += output_tokens
+        for account in claim.accounts:
+            account.add(use)
+        if claim.step == 1 and use.input_tokens:
+            self.overhead += use.input_tokens - claim.expected.input_tokens
+        self.release(claim)
+        for name, used, allowed in self._all_of_run():
+            if used >= NEARLY * allowed and name not in self._told:
+                self._told.add(name)
+                self.nearly(name, used, allowed)
 
-    def release(self) -> None:
+    def release(self, claim: Claim) -> None:
         """Give back a reserved call that was not answered."""
-        self.calls -= 1
+        for account in claim.accounts:
+            account.give_back(claim.expected)
+        self._call_in()
+
+    def let_go(self) -> None:
+        """End the wait of everybody who waits for a call: the run stops here."""
+        while self._waiting:
+            _, future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(False)
+
+    def _all_of_run(self) -> Iterator[tuple[str, float, float]]:
+        for name, allowed in self._run.allowed.items():
+            yield name, self._run.used[name], allowed
+        yield "minutes", self.seconds / 60, self.limits.minutes
+
+    def _check(self, claim: Claim) -> None:
+        """Raise where this call cannot be made, whatever becomes of those in flight."""
+        limits = self.limits
+        if self.seconds / 60 >= limits.minutes:
+            raise LimitReached("minutes", limits.minutes, claim.agent)
+        if claim.step > limits.rounds:
+            raise LimitReached("rounds", limits.rounds, claim.agent, "one agent")
+        for account in reversed(claim.accounts):
+            if (name := account.spent(claim.expected)) is None:
+                continue
+            most = account.allowed[name]
+            if not account.branch:
+                raise LimitReached(name, most, claim.agent)
+            number = f"{most:g}" if isinstance(most, float) else most
+            raise BranchStopped(
+                f"limit reached: {name}={number} of the part given to `{account.branch}` (at agent `{claim.agent}`)."
+            )
+
+    def _admit(self, claim: Claim) -> bool:
+        if self._at_most() or not all(account.has_room(claim.expected) for account in claim.accounts):
+            return False
+        for account in claim.accounts:
+            account.hold(claim.expected)
+        self.peak = max(self.peak, self.in_flight)
+        return True
+
+    def _at_most(self) -> bool:
+        return self.limits.agents_at_once is not None and self.in_flight >= self.limits.agents_at_once
+
+    def _call_in(self) -> None:
+        """Let those that wait have their calls, first come first served, as far as there is room."""
+        left: deque[tuple[Claim, asyncio.Future[bool]]] = deque()
+        while self._waiting and not self._at_most():
+            claim, future = self._waiting.popleft()
+            if future.done():
+                continue
+            try:
+                self._check(claim)
+            except (LimitReached, BranchStopped) as error:
+                future.set_exception(error)
+                continue
+            if self._admit(claim):
+                future.set_result(True)
+                continue
+            left.append((claim, future))
+            if not self._run.has_room(claim.expected):
+                # Nobody overtakes the one who waits for the run's own rest.
+                break
+        self._waiting.extendleft(reversed(left))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +18,14 @@ from sqlite_utils import Database as Tables
 from megagraph.errors import UsageError
 from megagraph.home import Home
 from megagraph.limits import Limits
-from megagraph.models import ModelChoice, choose_model
+from megagraph.model_rules import ModelRules
+from megagraph.models import ModelChoice, Tools, choose_model, with_rules
 from megagraph.portal import call_sync
+from megagraph.prices import Prices, parse_prices
 from megagraph.prompts import Prompts
 from megagraph.run import Result, Run
 from megagraph.scenario import Scenario, find_scenario, load_scenario
-from megagraph.session import boss_spec
+from megagraph.session import boss_spec, prices_of
 
 
 class MegaGraph:
@@ -36,7 +39,11 @@ class MegaGraph:
 
     Args:
         model: `openai:NAME`, `rehearsal`, a LangChain chat model, or None for what the environment names.
+        models: Which agent is answered by which model; without, and without a `model`, the scenario's rules.
+        tool_protocol: `json` for models that cannot call tools: they are offered by JSON Schema.
         limits: The limits of each run; without, the scenario's or the defaults.
+        prices: US dollars for a million input and a million output tokens, by the model's name, where the list
+            prices do not hold or there are none. They go before the scenario's.
         home: The folder that keeps the runs; without, `MEGAGRAPH_HOME` or `.megagraph`.
         base_url: An OpenAI-compatible server, such as `http://localhost:8000/v1`.
         timeout: Seconds for one model call.
@@ -50,7 +57,10 @@ class MegaGraph:
         self,
         model: str | BaseChatModel | None = None,
         *,
+        models: ModelRules | None = None,
+        tool_protocol: Tools = "native",
         limits: Limits | None = None,
+        prices: Prices | None = None,
         home: Path | str | None = None,
         base_url: str | None = None,
         timeout: float = 300.0,
@@ -59,7 +69,10 @@ class MegaGraph:
     ) -> None:
         self.home = Home(home)
         self._model = model
+        self._models = models
+        self._tool_protocol = tool_protocol
         self._limits = limits
+        self._prices = parse_prices(prices or {})
         self._base_url = base_url
         self._timeout = timeout
         self._unsafe = unsafe_programs
@@ -76,16 +89,21 @@ class MegaGraph:
         """Start a run and return while it works: `goal` is a goal in words, or a scenario or its name.
 
         `input` is a folder of material: its files are the shared files that the organisation starts from; the
-        folder itself is only read. Raises `UsageError` where no model can be found, or the folder cannot be taken.
+        folder itself is only read. Raises `UsageError` where no model can be found, the folder cannot be taken, or
+        the cost is limited and not known.
         """
         scenario = self._scenario(goal)
-        choice = self._choose(self._model, scenario)
+        choice = self._choose(self._model, scenario, scenario.models)
         limits = self._limits or scenario.limits
+        prices = {**scenario.prices, **self._prices}
+        await asyncio.to_thread(_must_know_cost, limits, choice, prices)
         id_ = str(uuid4())
         ledger = self.home.ledger(id_)
         settings = {
             "limits": limits.model_dump(),
+            "prices": prices,
             "base_url": choice.base_url,
+            "models": choice.rules.model_dump(),
             "scenario": str(scenario.folder) if scenario.folder else "",
             "unsafe_programs": self._unsafe,
         }
@@ -109,7 +127,7 @@ class MegaGraph:
             ledger.recruited(boss_spec(), "start"),
         )
         run = Run(self.home, id_, scenario)
-        run.begin(choice, limits, self._unsafe, self._prompts_for(scenario))
+        run.begin(choice, limits, self._unsafe, self._prompts_for(scenario), prices)
         return run
 
     async def resume(self, run: str, *, limits: Limits | None = None) -> Run:
@@ -128,10 +146,19 @@ class MegaGraph:
         limits = limits or self._limits or Limits.parse(settings["limits"])
         model = self._model if self._model is not None else row["model"]
         # Another model may be at another place: what was named for the one before does not hold for it.
-        choice = self._choose(model, opened.scenario, settings["base_url"] if model == row["model"] else "")
+        base_url = settings["base_url"] if model == row["model"] else ""
+        rules = ModelRules.parse(settings.get("models", {})) if self._model is None else ModelRules()
+        choice = self._choose(model, opened.scenario, rules, base_url)
         unsafe = self._unsafe or settings["unsafe_programs"]
-        opened.begin(choice, limits, unsafe, self._prompts_for(opened.scenario))
-        settings |= {"limits": limits.model_dump(), "base_url": choice.base_url}
+        prices = {**parse_prices(settings.get("prices", {})), **self._prices}
+        await asyncio.to_thread(_must_know_cost, limits, choice, prices)
+        opened.begin(choice, limits, unsafe, self._prompts_for(opened.scenario), prices)
+        settings |= {
+            "limits": limits.model_dump(),
+            "prices": prices,
+            "base_url": choice.base_url,
+            "models": choice.rules.model_dump(),
+        }
         await self.home.database.write(
             self.home.ledger(opened.id).update_run(
                 settings=json.dumps(settings), model=choice.label, rehearsal=int(choice.rehearsal)
@@ -211,14 +238,41 @@ class MegaGraph:
             raise UsageError("the goal is empty.", "Say what is to be reached, or name a scenario.")
         return find_scenario(goal) or Scenario(goal)
 
-    def _choose(self, model: str | BaseChatModel | None, scenario: Scenario, base_url: str = "") -> ModelChoice:
-        return choose_model(
-            model,
-            base_url=self._base_url or base_url or None,
-            script=scenario.script(),
-            timeout=self._timeout,
-        )
+    def _choose(
+        self, model: str | BaseChatModel | None, scenario: Scenario, rules: ModelRules, base_url: str = ""
+    ) -> ModelChoice:
+        """The model that is meant, with others for some agents. `rules` hold where nothing else was asked for."""
+        script = scenario.script()
+
+        def choose(name: str | BaseChatModel | None) -> ModelChoice:
+            return choose_model(
+                name,
+                base_url=self._base_url or base_url or None,
+                script=script,
+                timeout=self._timeout,
+                tools=self._tool_protocol,
+            )
+
+        if self._models is not None:
+            rules = self._models
+        elif self._model is not None:
+            rules = ModelRules()
+        if model is None and (os.environ.get("OPENAI_API_KEY") or script is None):
+            model = rules.leads or rules.leaves or None
+        choice = choose(model)
+        return choice if choice.rehearsal and self._models is None else with_rules(choice, rules, choose)
 
     def _prompts_for(self, scenario: Scenario) -> Prompts:
         folders = [self._prompts, scenario.folder and scenario.folder / "prompts", self.home.path / "prompts"]
         return Prompts([folder for folder in folders if folder])
+
+
+def _must_know_cost(limits: Limits, choice: ModelChoice, prices: Prices) -> None:
+    """Raise `UsageError` where the cost is limited and a model's price is not known."""
+    if limits.cost_usd is None:
+        return
+    if unknown := [label for label, price in prices_of(choice, prices).items() if price is None]:
+        raise UsageError(
+            f"cost_usd={limits.cost_usd:g} cannot be held: the price of {', '.join(unknown)} is not known.",
+            "Give it as `prices` in the scenario or to MegaGraph, or leave cost_usd out.",
+        )

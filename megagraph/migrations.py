@@ -152,7 +152,12 @@ def _ledger(db: Tables) -> None:
     _table(db, "letters").create_index(["run", "recipient"])
 
 
-MIGRATIONS: tuple[Callable[[Tables], None], ...] = (_checkpoints, _ledger)
+def _costs(db: Tables) -> None:
+    """What a model call cost in US dollars; null where its price is not known."""
+    db.conn.execute("ALTER TABLE calls ADD COLUMN cost REAL")
+
+
+MIGRATIONS: tuple[Callable[[Tables], None], ...] = (_checkpoints, _ledger, _costs)
 
 
 def _table(db: Tables, name: str) -> Table:

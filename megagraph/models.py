@@ -1,4 +1,4 @@
-"""Which model answers, and one call to it: through the gate, with time-outs, tried again where that can help."""
+"""Which models answer, and one call to them: through the gate, with time-outs, tried again where that can help."""
 
 from __future__ import annotations
 
@@ -6,21 +6,27 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
+from urllib.parse import parse_qsl
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 
+from megagraph.answers import fit, well_formed
 from megagraph.errors import ModelError, UsageError
-from megagraph.gate import Gate
+from megagraph.faults import Fault, explain
+from megagraph.gate import MOST, START, Left, Rank, Rates, gate_to
+from megagraph.json_tools import JsonTools
+from megagraph.model_rules import ModelRules
 from megagraph.rehearsal import RehearsalModel, Script
 
 ATTEMPTS = 8
-"""How often a call is made before it counts as failed for good."""
-_FIRST_DELAY = 0.5
-_LONGEST_DELAY = 20.0
+"""How often a call is made before it counts as failed for good. A time-out counts twice: it takes minutes."""
+FIRST_DELAY = 0.5
+LONGEST_DELAY = 20.0
+_MOST_BY_SCHEMA = 4096
 
 WAYS = """Ways to give it one:
   --model openai:NAME with OPENAI_API_KEY set               OpenAI
@@ -28,8 +34,17 @@ WAYS = """Ways to give it one:
   --model rehearsal                                         a scenario's scripted model; no language model is called
   MegaGraph(model=ChatModel())                              any LangChain chat model, from Python"""
 
+OPTIONS = """openai:NAME?tools=json&in_flight=4 with any of
+  tools=json        offer tools by JSON Schema, for models that cannot call tools
+  in_flight=N       calls at once; rpm=N, tpm=N: requests and tokens in a minute; without, found out by trying
+  max_tokens=N      the longest answer
+  base_url=URL      an OpenAI-compatible server
+  key=VARIABLE      the environment variable with the key, in place of OPENAI_API_KEY"""
+
 Retry = Callable[[str, float], None]
 """Called with the reason and the delay in seconds before a call is made again."""
+
+Tools = Literal["native", "json"]
 
 
 @dataclass(frozen=True)
@@ -37,18 +52,42 @@ class ModelChoice:
     """A model that has been named and can be opened."""
 
     label: str
+    """How it was named; naming it so again gives the same model."""
     make: Callable[[], BaseChatModel]
     rehearsal: bool = False
     base_url: str = ""
+    provider: Hashable = None
+    """Those who have the same provider and key share a gate. None: nothing is shared, nothing held back."""
+    rates: Rates = field(default_factory=Rates)
+    tools: Tools = "native"
+    rules: ModelRules = field(default_factory=ModelRules)
+    others: Mapping[str, ModelChoice] = field(default_factory=dict)
+    """The models that `rules` names."""
+
+    @property
+    def name(self) -> str:
+        """What the provider calls it."""
+        return self.label.partition(":")[2].partition("?")[0] or self.label
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back, in how many seconds, after how many retries."""
+    """What came back from which model, in how many seconds, after how many retries."""
 
     message: AIMessage
     seconds: float
     retries: int
+    model: str
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Who asks. Of those who wait, the lowest `rank` goes first, and teams take turns."""
+
+    name: str = ""
+    team: str = ""
+    leads: bool = False
+    rank: Callable[[], Rank] = tuple
 
 
 def choose_model(
@@ -57,6 +96,7 @@ def choose_model(
     base_url: str | None = None,
     script: Script | None = None,
     timeout: float = 300.0,
+    tools: Tools = "native",
 ) -> ModelChoice:
     """Find the model that is meant. `script` is the rehearsal of the scenario, if it has one.
 
@@ -66,17 +106,24 @@ def choose_model(
     if isinstance(model, BaseChatModel):
         chat, rehearsal = model, isinstance(model, RehearsalModel)
         name = getattr(model, "model_name", None) or getattr(model, "model", None) or type(model).__name__
-        return ModelChoice("rehearsal" if rehearsal else str(name), lambda: chat, rehearsal)
+        label, key = ("rehearsal", None) if rehearsal else (str(name), ("object", id(chat)))
+        return ModelChoice(label, lambda: chat, rehearsal, provider=key, tools=tools)
     if model is None:
         model = _model_from_environment(script)
     if model == "rehearsal":
         if script is None:
             raise UsageError("there is no rehearsal for this goal: only a scenario can ship one.", WAYS)
         return ModelChoice("rehearsal", lambda: RehearsalModel(script=script), rehearsal=True)
-    provider, _, name = model.partition(":")
+    provider, _, named = model.partition(":")
+    name, _, options = named.partition("?")
     if provider != "openai" or not name:
         raise UsageError(f"the model `{model}` is not understood.", WAYS)
-    return _openai(name, base_url or os.environ.get("OPENAI_BASE_URL") or "", timeout)
+    return _openai(model, name, options, base_url or os.environ.get("OPENAI_BASE_URL") or "", timeout, tools)
+
+
+def with_rules(choice: ModelChoice, rules: ModelRules, choose: Callable[[str], ModelChoice]) -> ModelChoice:
+    """The choice with others for some agents. Raises `UsageError` where one of them cannot be had."""
+    return replace(choice, rules=rules, others={name: choose(name) for name in rules.names()})
 
 
 def _model_from_environment(script: Script | None) -> str:
@@ -88,10 +135,24 @@ def _model_from_environment(script: Script | None) -> str:
     raise UsageError("no model was named.", WAYS)
 
 
-def _openai(name: str, base_url: str, timeout: float) -> ModelChoice:
-    key = os.environ.get("OPENAI_API_KEY") or ("not-needed" if base_url else "")
+def _openai(label: str, name: str, options: str, base_url: str, timeout: float, tools: Tools) -> ModelChoice:
+    given = _options(label, options)
+    base_url = given.pop("base_url", base_url)
+    variable = given.pop("key", "OPENAI_API_KEY")
+    key = os.environ.get(variable) or ("not-needed" if base_url else "")
     if not key:
-        raise UsageError(f"`openai:{name}` needs OPENAI_API_KEY, or a --base-url that needs no key.", WAYS)
+        raise UsageError(f"`openai:{name}` needs {variable}, or a --base-url that needs no key.", WAYS)
+    by_schema = given.pop("tools", tools)
+    if by_schema not in ("native", "json"):
+        raise UsageError(f"the option `tools={by_schema}` of `{label}` is not understood.", OPTIONS)
+    try:
+        numbers = {option: int(value) for option, value in given.items()}
+    except ValueError:
+        numbers = {"": 0}
+    if any(number < 1 for number in numbers.values()):
+        raise UsageError(f"the options of `{label}` want whole numbers above 0.", OPTIONS)
+    # A model that is held to a schema may write on in it without end.
+    max_tokens = numbers.pop("max_tokens", _MOST_BY_SCHEMA if by_schema == "json" else None)
 
     def make() -> BaseChatModel:
         from pydantic import SecretStr
@@ -99,73 +160,160 @@ def _openai(name: str, base_url: str, timeout: float) -> ModelChoice:
         from megagraph.openai_chat import LeanChatOpenAI
 
         return LeanChatOpenAI(
-            model=name, api_key=SecretStr(key), base_url=base_url or None, max_retries=0, timeout=timeout
+            model=name,
+            api_key=SecretStr(key),
+            base_url=base_url or None,
+            max_retries=0,
+            timeout=timeout,
+            max_completion_tokens=max_tokens,
         )
 
-    return ModelChoice(f"openai:{name}", make, base_url=base_url)
+    provider = ("openai", base_url.rstrip("/"), key)
+    tools = "json" if by_schema == "json" else "native"
+    if tools == "json" and "tools=json" not in options:
+        label += "&tools=json" if options else "?tools=json"
+    return ModelChoice(label, make, base_url=base_url, provider=provider, rates=Rates(**numbers), tools=tools)
+
+
+def _options(label: str, options: str) -> dict[str, str]:
+    known = ("tools", "in_flight", "rpm", "tpm", "max_tokens", "base_url", "key")
+    try:
+        given = dict(parse_qsl(options, strict_parsing=True)) if options else {}
+    except ValueError:
+        given = {options: ""}
+    if unknown := [option for option in given if option not in known]:
+        raise UsageError(f"the option `{unknown[0]}` of `{label}` is not understood.", OPTIONS)
+    return given
+
+
+class _Bound(Protocol):
+    async def ainvoke(self, messages: Any, /) -> AIMessage: ...
 
 
 class Model:
-    """An opened model with its tools bound. Belongs to one event loop; close it when the run stops."""
+    """One opened model with its tools bound."""
 
-    def __init__(self, choice: ModelChoice, tools: Sequence[dict[str, Any]], gate: Gate | None = None) -> None:
+    def __init__(self, choice: ModelChoice, tools: Sequence[dict[str, Any]]) -> None:
         self.choice = choice
-        self.gate = gate or Gate()
         self._chat = choice.make()
-        self._bound = self._chat.bind_tools(list(tools))
+        self._bound: _Bound = (
+            JsonTools(self._chat, tools) if choice.tools == "json" else self._chat.bind_tools(list(tools))
+        )
+        key = choice.provider if choice.provider is not None else object()
+        start = START if choice.provider is not None else MOST
+        self.gate = gate_to(key, choice.base_url or choice.label, choice.rates, start)
+        self._line = self.gate.line()
+        self.out: ModelError | None = None
+        """Why it is not asked any more."""
 
-    async def ask(self, messages: Sequence[BaseMessage], retrying: Retry) -> Answer:
+    async def ask(self, asker: Asker, messages: Sequence[BaseMessage], retrying: Retry) -> Answer:
         """One answer. Raises `ModelError` when it failed for good; calls `retrying` before each new attempt."""
-        started = time.monotonic()
-        for attempt in range(ATTEMPTS):
-            try:
-                async with self.gate:
-                    message = await self._bound.ainvoke(list(messages))
-                return Answer(message, time.monotonic() - started, attempt)
-            except Exception as error:
-                reason, may_retry, retry_after = explain(error)
-                if not may_retry or attempt == ATTEMPTS - 1:
-                    raise ModelError(f"{self.choice.label}: {reason}") from error
-                if retry_after is not None or reason.startswith(("429", "503")):
-                    self.gate.refused(retry_after)
-                backoff = min(_LONGEST_DELAY, _FIRST_DELAY * 2**attempt)
-                delay = max(retry_after or 0.0, random.uniform(0, backoff))
-                retrying(reason, delay)
-                await asyncio.sleep(delay)
-        raise AssertionError("unreachable")
+        began, attempts, retries = time.monotonic(), 0, 0
+        while True:
+            outcome = await self._once(asker, messages)
+            if isinstance(outcome, AIMessage):
+                return Answer(fit(outcome, messages), time.monotonic() - began, retries, self.choice.label)
+            attempts += 2 if outcome.kind == "timeout" else 1
+            if not outcome.may_retry:
+                raise outcome.error(self.choice.label)
+            if attempts >= ATTEMPTS:
+                # Had others been answered meanwhile, it would be this call alone that fails.
+                raise (
+                    self.gate.down(outcome.reason)
+                    if self.gate.silent_since(began)
+                    else outcome.error(self.choice.label)
+                )
+            delay = _delay(outcome, retries)
+            retries += 1
+            retrying(outcome.reason, delay)
+            await self._line.rest(delay)
+
+    async def _once(self, asker: Asker, messages: Sequence[BaseMessage]) -> AIMessage | Fault:
+        """One attempt, and what the gate learns from it."""
+        estimate = sum(len(message.content) for message in messages) // 4 if self.choice.rates.tpm else 0
+        ticket = await self._line.enter(asker.rank, asker.team, estimate)
+        try:
+            message = await self._bound.ainvoke(messages)
+        except Exception as error:
+            fault = explain(error)
+            if fault.kind in ("refused", "timeout"):
+                # A server that queues what it cannot do at once says so by answering too late.
+                self.gate.refused(ticket, fault.reason, fault.retry_after)
+            elif fault.may_retry:
+                self.gate.failed(ticket, fault.reason)
+            else:
+                if (final := fault.error(self.choice.label)).everyone:
+                    self._line.leave(final)
+                self.gate.gone(ticket)
+            return fault
+        except BaseException:
+            self.gate.gone(ticket)
+            raise
+        self.gate.answered(ticket, message.usage_metadata["total_tokens"] if message.usage_metadata else None)
+        return message
+
+    def leave(self, error: Exception) -> None:
+        self._line.leave(error)
 
     async def aclose(self) -> None:
         if close := getattr(self._chat, "aclose", None):
             await close()
 
 
-def explain(error: Exception) -> tuple[str, bool, float | None]:
-    """What went wrong in one line, whether trying again can help, and after how many seconds at the earliest."""
-    if isinstance(error, UsageError):
-        return error.message, False, None
-    status = getattr(error, "status_code", None)
-    text = " ".join(str(getattr(error, "message", None) or error).split())[:300]
-    if isinstance(status, int):
-        if getattr(error, "code", None) == "insufficient_quota":
-            return f"{status}: the account has no quota left ({text})", False, None
-        if status in (408, 409, 429) or status >= 500:
-            return f"{status}: {text}", True, _retry_after(error)
-        remedy = {
-            401: " (check OPENAI_API_KEY)",
-            403: " (the key may not use this model)",
-            404: " (check the model's name and the base URL)",
-        }
-        return f"{status}: {text}{remedy.get(status, '')}", False, None
-    # By name, since the clients are imported only when they are used, and wrap one another's errors.
-    names = {kind.__name__ for kind in type(error).__mro__}
-    cause = " ".join(str(error.__cause__ or error).split())[:200]
-    if names & {"APITimeoutError", "TimeoutError", "TimeoutException"}:
-        return f"time-out or disconnect: {cause}", True, None
-    if names & {"APIConnectionError", "TransportError", "ClientError", "OSError", "JSONDecodeError"}:
-        return f"connection: {cause}", True, None
-    return f"{type(error).__name__}: {text}", False, None
+class Models:
+    """The models of a run, each opened when it is first asked. Close them when the run stops."""
+
+    def __init__(self, choice: ModelChoice, tools: Sequence[dict[str, Any]]) -> None:
+        self.choice = choice
+        self._tools = tools
+        self._open: dict[str, Model] = {}
+        self._left: Exception | None = None
+
+    async def ask(self, asker: Asker, messages: Sequence[BaseMessage], retrying: Retry) -> Answer:
+        """The answer of the model that is this agent's by the rules, or of one that stands in for it.
+
+        Raises `ModelError` where all of them have failed for good, and `Left` where the run stops meanwhile.
+        """
+        messages = well_formed(messages)
+        chain = [self._opened(name) for name in self.choice.rules.chain(asker.name, leads=asker.leads)]
+        failed: ModelError | None = None
+        for i, model in enumerate(chain):
+            if model.out is not None:
+                failed = failed or model.out
+                continue
+            try:
+                return await model.ask(asker, messages, retrying)
+            except ModelError as error:
+                failed = failed or error
+                if error.everyone:
+                    model.out = error
+                if rest := [other.choice.label for other in chain[i + 1 :] if other.out is None]:
+                    retrying(f"{error.message} Going on with {rest[0]}.", 0.0)
+        assert failed is not None
+        raise failed
+
+    def leave(self) -> None:
+        """The run stops: whoever waits for a call or for another attempt waits no longer."""
+        self._left = Left()
+        for model in self._open.values():
+            model.leave(self._left)
+
+    async def aclose(self) -> None:
+        await asyncio.gather(*(model.aclose() for model in self._open.values()))
+
+    def _opened(self, name: str) -> Model:
+        choice = self.choice.others[name] if name else self.choice
+        model = self._open.get(choice.label)
+        if model is None:
+            model = self._open[choice.label] = Model(choice, self._tools)
+            if self._left is not None:
+                model.leave(self._left)
+        return model
 
 
-def _retry_after(error: Exception) -> float | None:
-    seconds = getattr(error, "retry_after", None)
-    return seconds if isinstance(seconds, float) else None
+def _delay(fault: Fault, retries: int) -> float:
+    """Seconds before the next attempt, by chance, so that those who failed together do not come back together."""
+    if fault.kind == "refused" and fault.retry_after is not None:
+        # The gate sees to it that not all of them go at once.
+        return fault.retry_after + random.uniform(0, FIRST_DELAY / 5)
+    return max(fault.retry_after or 0.0, random.uniform(0, min(LONGEST_DELAY, FIRST_DELAY * 2**retries)))

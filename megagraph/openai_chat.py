@@ -7,6 +7,7 @@ a call costs the processor. Here the body goes out through aiohttp as it is.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -17,6 +18,7 @@ from langchain_core.outputs import ChatResult
 from langchain_openai import ChatOpenAI
 from pydantic import PrivateAttr, SecretStr
 
+CONNECT_SECONDS = 10.0
 _OFFICIAL = "https://api.openai.com/v1"
 
 
@@ -48,11 +50,22 @@ class LeanChatOpenAI(ChatOpenAI):
             # Some models are only to be had through the Responses API, which the SDK speaks.
             return await super()._agenerate(messages, stop, run_manager, **kwargs)
         payload |= payload.pop("extra_body", None) or {}
-        return self._create_chat_result(await self._post({k: v for k, v in payload.items() if v is not None}))
+        if self.openai_api_base and "max_completion_tokens" in payload:
+            # The name that OpenAI has given up is the one that all compatible servers know.
+            payload["max_tokens"] = payload.pop("max_completion_tokens")
+        answer = await self._post({k: v for k, v in payload.items() if v is not None})
+        _check(answer)
+        result = self._create_chat_result(answer)
+        for generation, choice in zip(result.generations, answer["choices"], strict=True):
+            if refusal := choice["message"].get("refusal"):
+                generation.message.additional_kwargs["refusal"] = refusal
+        return result
 
     async def _post(self, body: dict[str, Any]) -> dict[str, Any]:
         url = (self.openai_api_base or _OFFICIAL).rstrip("/") + "/chat/completions"
-        async with self._opened().post(url, data=json.dumps(body).encode()) as response:
+        # Half a surrogate pair, which a file or an answer may hold, is no UTF-8.
+        data = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
+        async with self._opened().post(url, data=data) as response:
             text = await response.read()
             if response.status != 200:
                 raise _refusal(response, text)
@@ -69,7 +82,7 @@ class LeanChatOpenAI(ChatOpenAI):
             self._session = aiohttp.ClientSession(
                 # How many calls are in flight is the gate's to decide.
                 connector=aiohttp.TCPConnector(limit=0),
-                timeout=aiohttp.ClientTimeout(total=seconds),
+                timeout=aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS),
                 headers={**headers, **(self.default_headers or {})},
                 trust_env=True,
             )
@@ -79,6 +92,29 @@ class LeanChatOpenAI(ChatOpenAI):
         if self._session is not None:
             await self._session.close()
             self._session = None
+
+
+def _check(answer: Any) -> None:
+    """Raise what an answer with status 200 says in fact; make arguments that are no object unreadable."""
+    error = answer.get("error") if isinstance(answer, dict) else None
+    if error:
+        said = error if isinstance(error, dict) else {"message": error}
+        code = said.get("code")
+        status = code if isinstance(code, int) and 400 <= code < 600 else 500
+        raise WireError(status, str(said.get("message", error)), str(code), None)
+    choices = answer.get("choices") if isinstance(answer, dict) else None
+    if not choices or not all(isinstance(choice.get("message"), dict) for choice in choices):
+        raise WireError(502, "the answer holds no message", None, None)
+    for choice in choices:
+        for call in choice["message"].get("tool_calls") or ():
+            function = call.get("function") or {}
+            arguments = function.get("arguments")
+            if isinstance(arguments, dict):
+                function["arguments"] = json.dumps(arguments)
+            elif isinstance(arguments, str) and arguments.strip():
+                with contextlib.suppress(ValueError):
+                    if not isinstance(json.loads(arguments, strict=False), dict):
+                        function["arguments"] = f"{arguments} is no object"
 
 
 def _refusal(response: aiohttp.ClientResponse, text: bytes) -> WireError:

@@ -20,13 +20,15 @@ from langgraph.runtime import RunControl
 from megagraph.events import Event, EventKind, Stream
 from megagraph.files.workspace import Workspace
 from megagraph.files.writer import Writer
+from megagraph.guards import Guards
 from megagraph.ledger import Ledger
-from megagraph.limits import Meter
+from megagraph.limits import NOTHING, Meter
 from megagraph.mailroom import Mailroom
-from megagraph.models import Model
+from megagraph.models import Asker, Models
+from megagraph.prices import Price
 from megagraph.programs.sandbox import ProgramLimits, Sandbox
 from megagraph.prompts import Prompts
-from megagraph.specs import AgentSpec, Letter
+from megagraph.specs import BOSS, AgentSpec, Letter
 
 GATHER_MOST = 2.0
 """The longest that a report waits, in seconds, for others to be read with it."""
@@ -39,7 +41,7 @@ class Organisation:
     goal: str
     ledger: Ledger
     workspace: Workspace
-    model: Model
+    models: Models
     meter: Meter
     prompts: Prompts
     sandbox: Sandbox | None
@@ -49,6 +51,9 @@ class Organisation:
     scratch: Path
     """A folder for what is needed only while this process works."""
     programs: ProgramLimits = field(default_factory=ProgramLimits)
+    guards: Guards = field(default_factory=Guards)
+    prices: Mapping[str, Price | None] = field(default_factory=dict)
+    """What each model costs; None where nobody knows."""
     stream: Stream = field(default_factory=Stream)
     control: RunControl = field(default_factory=RunControl)
     stopped: str = ""
@@ -74,6 +79,7 @@ class Organisation:
 
     def __post_init__(self) -> None:
         self.mailroom = Mailroom(self._notice, self._changed)
+        self.meter.nearly = self._nearly
         self._writer = Writer(self.workspace.path)
 
     async def restore(self) -> None:
@@ -81,8 +87,15 @@ class Organisation:
         await asyncio.gather(asyncio.to_thread(self._restore), self._writer.start())
 
     def _restore(self) -> None:
-        for spec, report, closed in self.ledger.agents():
+        agents = self.ledger.agents()
+        for spec, report, closed in agents:
             self.mailroom.add(spec, report=report, closed=closed)
+        if any(spec.part for spec, _, _ in agents):
+            used = self.ledger.used_by()
+            for spec, _, _ in agents:
+                if spec.part:
+                    below = (use for name, use in used.items() if spec.name in self.chain(name))
+                    self.meter.give(spec.name, spec.part, sum(below, start=NOTHING))
         self.mailroom.restore(self.ledger.letters(), self.ledger.read_at())
         self.journal = self.ledger.journal()
         self.done_steps = self.ledger.done_steps()
@@ -100,12 +113,56 @@ class Organisation:
     def spec(self, name: str) -> AgentSpec:
         return self.mailroom.places[name].spec
 
+    def chain(self, name: str) -> list[str]:
+        """The agent, its lead, and so on up to the boss."""
+        chain = [name]
+        while lead := self.mailroom.places[chain[-1]].spec.lead:
+            chain.append(lead)
+        return chain
+
     def stop(self, reason: str) -> None:
         """Let every agent stop at its next step; nothing in flight is lost."""
         if not self.stopped:
             self.stopped = reason
             self.control.request_drain(reason)
             self.mailroom.park()
+            self.meter.let_go()
+            self.models.leave()
+
+    def asker(self, name: str) -> Asker:
+        """The agent as one of those who wait for a model."""
+        place = self.mailroom.places[name]
+        leads = not place.spec.lead or bool(place.members)
+        return Asker(name, place.spec.lead, leads, lambda: (-self._held_up(name), place.spec.depth))
+
+    def _held_up(self, name: str) -> int:
+        """How many agents cannot go on, or not come to their end, before this one has moved.
+
+        Those below it; those who depend on it, one by way of another; and those who depend on a lead above it,
+        whose report needs its own.
+        """
+        places = self.mailroom.places
+        found: set[str] = set()
+        asked: set[str] = set()
+        todo = [(name, True)]
+        while todo:
+            here, below = todo.pop()
+            if here in asked or places[here].closed:
+                continue
+            asked.add(here)
+            place = places[here]
+            if below:
+                found.update(place.members)
+                todo += [(member, True) for member in place.members if places[member].members]
+            if place.spec.lead:
+                waiting = [
+                    mate
+                    for mate in places[place.spec.lead].members
+                    if here in places[mate].spec.depends_on and not places[mate].started
+                ]
+                found.update(waiting)
+                todo += [(mate, False) for mate in (*waiting, place.spec.lead)]
+        return len(found - {name})
 
     async def change_files(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """The result of a method of `Workspace` that changes the shared files."""
@@ -154,10 +211,28 @@ class Organisation:
             self.emit("letter", x.sender, to=x.to, letter=x.id, about=x.kind, text=x.text[:500])
             self.mailroom.deliver(x)
 
+    def tell(self, id_: str, to: str, text: str) -> None:
+        """Send a word from the system itself, and wake its reader. The same id is sent once in the life of a run."""
+        if id_ not in self.mailroom.places[to].letters:
+            letter = Letter(id_, "notice", to, "notice", text)
+            self.ledger.database.post(self.ledger.letter(letter))
+            self.deliver([letter])
+
     def _notice(self, lead: str, text: str) -> None:
-        letter = Letter(f"notice/{lead}/{uuid.uuid4().hex[:8]}", "notice", lead, "notice", text)
-        self.ledger.database.post(self.ledger.letter(letter))
-        self.deliver([letter])
+        self.tell(f"notice/{lead}/{uuid.uuid4().hex[:8]}", lead, text)
+
+    def _nearly(self, limit: str, used: float, allowed: float) -> None:
+        """Tell the boss that a limit is near, so that it can wind down."""
+        id_, why = f"notice/{BOSS}/{limit}={allowed:g}", f"{limit}: {used:,.6g} of {allowed:,.6g} are used"
+        if self.mailroom.closed(BOSS) or id_ in self.mailroom.places[BOSS].letters:
+            return
+        self.emit("limit", limit=limit, used=used, allowed=allowed, why=why)
+        self.tell(
+            id_,
+            BOSS,
+            f"A limit of the whole organisation is near: {why}. At the limit everybody stops. Wind down: recruit nobody"
+            " else, let what is begun come to an end, keep what works, and hand in.",
+        )
 
     def _changed(self, agent: str, state: str, why: str) -> None:
         kinds: Mapping[str, EventKind] = {"waiting": "waiting", "asking": "asking"}

@@ -18,6 +18,7 @@ from megagraph.files.workspace import FileDiff, Workspace
 from megagraph.home import Home
 from megagraph.limits import Limits
 from megagraph.models import ModelChoice
+from megagraph.prices import Prices
 from megagraph.prompts import Prompts
 from megagraph.scenario import Scenario
 from megagraph.session import Session, Status
@@ -41,6 +42,10 @@ class Result:
     seconds: float
     """Seconds the organisation has worked."""
     rehearsal: bool
+    cost_usd: float | None = None
+    """None where the price of a model is not known."""
+    not_done: tuple[str, ...] = ()
+    """Of a run that is done: the agents whose work was not accepted, each with the reason."""
 
     @property
     def passed(self) -> bool:
@@ -153,6 +158,8 @@ class Run:
             output_tokens,
             row["seconds"] or 0.0,
             bool(row["rehearsal"]),
+            self._ledger.cost(),
+            tuple(self._ledger.not_done()) if row["status"] == "done" else (),
         )
 
     def events(self, agent: str | None = None) -> list[Event]:
@@ -228,14 +235,16 @@ class Run:
 
     # --- working -----------------------------------------------------------------------------------------
 
-    def begin(self, choice: ModelChoice, limits: Limits, unsafe: bool, prompts: Prompts) -> None:
+    def begin(
+        self, choice: ModelChoice, limits: Limits, unsafe: bool, prompts: Prompts, prices: Prices | None = None
+    ) -> None:
         """Go to work in this event loop, where the run was left. The run's lock is taken before this returns.
 
         Raises `RunBusy` where another process works on it.
         """
         lock = self._home.lock(self.id)
         lock.__enter__()
-        session = Session(self._home, self.id, self.scenario, choice, limits, prompts, unsafe)
+        session = Session(self._home, self.id, self.scenario, choice, limits, prompts, unsafe, prices or {})
 
         async def work() -> None:
             try:

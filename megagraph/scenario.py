@@ -11,7 +11,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from megagraph.errors import UsageError
+from megagraph.guards import Guards
 from megagraph.limits import Limits
+from megagraph.model_rules import ModelRules
+from megagraph.prices import Prices, parse_prices
 from megagraph.programs.sandbox import ProgramLimits
 from megagraph.rehearsal import Script, load_script
 
@@ -48,6 +51,9 @@ class _File(BaseModel):
     goal_file: str = ""
     limits: dict[str, Any] = {}
     programs: dict[str, Any] = {}
+    guards: dict[str, Any] = {}
+    prices: dict[str, Any] = {}
+    models: dict[str, Any] = {}
     checks: list[CheckSpec] = []
     rehearsal: str = ""
     play: str = ""
@@ -63,6 +69,10 @@ class Scenario:
     folder: Path | None = None
     limits: Limits = field(default_factory=Limits)
     programs: ProgramLimits = field(default_factory=ProgramLimits)
+    guards: Guards = field(default_factory=Guards)
+    prices: Prices = field(default_factory=dict)
+    models: ModelRules = field(default_factory=ModelRules)
+    """Which agent is answered by which model, where the caller names none."""
     checks: tuple[CheckSpec, ...] = ()
     rehearsal: str = ""
     play: str = ""
@@ -128,7 +138,8 @@ def load_scenario(folder: Path) -> Scenario:
     if not goal.strip():
         raise UsageError(f"{path}: the goal is empty.", "Say what is to be reached.")
     try:
-        limits = Limits.parse(file.limits)
+        limits, prices = Limits.parse(file.limits), parse_prices(file.prices)
+        models = ModelRules.parse(file.models)
     except UsageError as error:
         raise UsageError(f"{path}: {error.message}", error.hint) from error
     try:
@@ -136,6 +147,10 @@ def load_scenario(folder: Path) -> Scenario:
     except ValidationError as error:
         known = _known(ProgramLimits)
         raise UsageError(f"{path}: `programs` does not fit: {_problems(error)}.", f"Known: {known}.") from error
+    try:
+        guards = Guards.model_validate(file.guards)
+    except ValidationError as error:
+        raise UsageError(f"{path}: `guards` does not fit: {_problems(error)}.", f"Known: {_known(Guards)}.") from error
     return Scenario(
         goal=goal,
         name=file.name,
@@ -143,6 +158,9 @@ def load_scenario(folder: Path) -> Scenario:
         folder=folder.absolute(),
         limits=limits,
         programs=programs,
+        guards=guards,
+        prices=prices,
+        models=models,
         checks=tuple(file.checks),
         rehearsal=file.rehearsal,
         play=file.play,

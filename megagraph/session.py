@@ -19,9 +19,10 @@ from megagraph.errors import SandboxUnavailable
 from megagraph.events import Stream
 from megagraph.home import Home
 from megagraph.ledger import Ledger
-from megagraph.limits import Limits, Meter
-from megagraph.models import Model, ModelChoice
+from megagraph.limits import NOTHING, Limits, Meter
+from megagraph.models import ModelChoice, Models
 from megagraph.organisation import Organisation
+from megagraph.prices import Price, Prices, find_price
 from megagraph.programs.sandbox import Sandbox, choose_sandbox
 from megagraph.prompts import Prompts
 from megagraph.scenario import Scenario
@@ -46,6 +47,7 @@ class Session:
     limits: Limits
     prompts: Prompts
     unsafe_programs: bool
+    prices: Prices = field(default_factory=dict)
     stream: Stream = field(default_factory=Stream)
     _org: Organisation | None = None
     _stop: str = ""
@@ -64,9 +66,10 @@ class Session:
     async def work(self) -> None:
         """Work until the run is done, stopped, or waits for a person."""
         before = self._row["seconds"] or 0.0
-        calls, input_tokens, output_tokens = self._ledger.usage()
-        meter = Meter(self.limits, calls=calls, input_tokens=input_tokens, output_tokens=output_tokens, seconds=before)
-        model = Model(self.choice, TOOLBOX.schemas(self.prompts.tools))
+        used = sum(self._ledger.used_by().values(), start=NOTHING)
+        meter = Meter(self.limits, used=used, seconds=before)
+        prices = await asyncio.to_thread(prices_of, self.choice, self.prices)
+        models = Models(self.choice, TOOLBOX.schemas(self.prompts.tools))
         sandbox, why_not = await asyncio.to_thread(_sandbox, self.unsafe_programs)
         try:
             await self.home.saver.know(self.run)
@@ -78,8 +81,10 @@ class Session:
                             goal=self.scenario.goal,
                             ledger=self._ledger,
                             workspace=await asyncio.to_thread(self.home.workspace, self.run),
-                            model=model,
+                            models=models,
                             meter=meter,
+                            prices=prices,
+                            guards=self.scenario.guards,
                             prompts=self.prompts,
                             sandbox=sandbox,
                             no_sandbox=why_not,
@@ -102,7 +107,7 @@ class Session:
             self.home.saver.forget(self.run)
             self.home.database.post(self._ledger.update_run(seconds=meter.seconds))
             await self.home.database.write()
-            await model.aclose()
+            await models.aclose()
 
     async def _drive(self, org: Organisation) -> bool:
         """Run the graph to where it stops. True if answers that have come meanwhile let it go on at once."""
@@ -117,6 +122,10 @@ class Session:
             rehearsal=self.choice.rehearsal,
             note=REHEARSAL_NOTE if self.choice.rehearsal else "",
         )
+        for label, price in org.prices.items():
+            if price is None and not self._ledger.said("unpriced", "model", label):
+                why = f"the price of {label} is not known, and so the cost of this run is not either"
+                org.emit("unpriced", model=label, why=why)
         report = await self._run_graph(org)
         if report is not None and not org.stopped:
             await self._judge(org, report)
@@ -198,6 +207,12 @@ def _sandbox(unsafe: bool) -> tuple[Sandbox | None, str]:
         return choose_sandbox(unsafe=unsafe), ""
     except SandboxUnavailable as error:
         return None, str(error)
+
+
+def prices_of(choice: ModelChoice, prices: Prices) -> dict[str, Price | None]:
+    """What each model of a choice costs, by its label; None where nobody knows."""
+    choices = (choice, *choice.others.values())
+    return {c.label: find_price(c.label, base_url=c.base_url, prices=prices) for c in choices}
 
 
 def boss_spec() -> AgentSpec:

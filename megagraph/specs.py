@@ -41,6 +41,8 @@ class AgentSpec:
     """0 for the boss, 1 for its recruits, and so on."""
     wave: int = 0
     """How many teams its lead had opened before the one this agent is in, one inside the other."""
+    part: dict[str, float] = field(default_factory=dict)
+    """What it and everybody below it may use of the run's limits, where that is bounded."""
 
     def dump(self) -> dict[str, Any]:
         return {**vars(self), "deliverables": list(self.deliverables), "depends_on": list(self.depends_on)}

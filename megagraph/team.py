@@ -33,7 +33,7 @@ from megagraph.agent import build_agent, merge
 from megagraph.specs import AgentSpec
 
 DESK = "desk"
-_CARRIED = ("spec", "messages", "seen", "versions", "todo", "step", "wave", "told", "work_on", "version")
+_CARRIED = ("spec", "messages", "seen", "versions", "todo", "step", "wave", "told", "work_on", "version", "guards")
 """What a lead takes along from its own loop to the desk of its team."""
 _GROWING = ("messages", "seen")
 

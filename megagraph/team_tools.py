@@ -9,6 +9,8 @@ from graphlib import CycleError, TopologicalSorter
 from pydantic import Field
 
 from megagraph.errors import ToolError
+from megagraph.guards import duplicate_of
+from megagraph.limits import Part
 from megagraph.specs import NAME, RESERVED_NAMES, AgentSpec, Letter, Report
 from megagraph.tools import Args, Caller, Result, Tool
 
@@ -24,6 +26,7 @@ class Recruitment(Args):
     instructions: str
     deliverables: list[str] = []
     depends_on: list[str] = []
+    limits: Part = Part()
 
 
 class Recruit(Args):
@@ -83,6 +86,7 @@ async def recruit(caller: Caller, args: Recruit, effect: str) -> Result:
             lead=lead.name,
             depth=lead.depth + 1,
             wave=caller.wave,
+            part=wish.limits.dump(),
         )
         for wish in args.agents
     ]
@@ -92,6 +96,8 @@ async def recruit(caller: Caller, args: Recruit, effect: str) -> Result:
 
     def after() -> None:
         for spec in specs:
+            if spec.part:
+                org.meter.give(spec.name, spec.part)
             org.emit(
                 "recruited",
                 spec.name,
@@ -147,8 +153,28 @@ def _check_recruits(caller: Caller, wishes: Sequence[Recruitment]) -> None:
             f"the organisation may have {limits.agents} agents in all: {total} are there"
             f" and {len(wishes)} are asked for"
         )
+    problems += _repeated_jobs(caller, wishes)
+    if None in org.prices.values() and any(wish.limits.cost_usd for wish in wishes):
+        problems.append("`cost_usd` cannot be held, since prices are not known: limit calls or tokens instead")
     if problems:
         raise ToolError("nobody was recruited: " + "; ".join(problems) + ".")
+
+
+def _repeated_jobs(caller: Caller, wishes: Sequence[Recruitment]) -> list[str]:
+    """Which wishes would do again what an open agent is there for. One that has failed may be replaced."""
+    places = caller.org.mailroom.places
+    others = [p.spec for p in places.values() if not p.closed and not (p.report and p.report.failed)]
+    chain = [places[name].spec for name in caller.org.chain(caller.spec.name)]
+    found = []
+    for wish in wishes:
+        spec = AgentSpec(
+            wish.name, wish.role, wish.instructions, tuple(wish.deliverables), tuple(wish.depends_on), caller.spec.name
+        )
+        if same := duplicate_of(spec, others, chain):
+            name, why = same
+            way = "`talk` to it, or `dismiss` it first" if name in places[caller.spec.name].members else "use its work"
+            found.append(f"`{wish.name}` would do the job of `{name}`, which {why}: {way}")
+    return found
 
 
 def _free_name(name: str, taken: set[str]) -> str:

@@ -52,7 +52,8 @@ class Result:
     text: str
     ok: bool = True
     effects: Mapping[str, Any] = field(default_factory=dict)
-    """Changes to the agent's state: `versions`, `todo`, `told`, `plan` (its recruits), `report`."""
+    """Changes to the agent's state: `versions`, `todo`, `told`, `plan` (its recruits), `report`. `unfit`: the
+    call was not one that could be tried."""
     statements: Sequence[Statement] = ()
     after: Callable[[], None] | None = None
     """What follows in memory once the rows are durable."""
@@ -160,7 +161,7 @@ class Toolbox:
 
 def _refusal(caller: Caller, request: Request, why: str) -> Result:
     caller.org.emit("bad_answer", caller.spec.name, step=caller.step, tool=request.tool, why=why[:300])
-    return Result(f"Error: {why}", ok=False)
+    return Result(f"Error: {why}", ok=False, effects={"unfit": True})
 
 
 def _groups(requests: Sequence[Request]) -> list[list[Request]]:

@@ -105,7 +105,7 @@ class Reply:
         return len(self.content) + sum(len(name) + len(arguments) for _, name, arguments in self.calls)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Exchange:
     """What is known of a call while it is worked on."""
 

@@ -345,6 +345,7 @@ class Simulation:
         few = len(room.places) < MOST_AGENTS and room.places[name].spec.depth < DEPTH
         plan = ("recruit", tuple(below(16) for _ in range(1 + below(3)))) if few else ("talk", ())
         talk = ("talk", self.tape.some(room.reach(name)))
+        choices: list[tuple[Action, ...]]
         if mine and name in self.stubborn:
             return ()
         if mine and any(letter.kind == "notice" for letter in letters):
@@ -356,7 +357,7 @@ class Simulation:
                 (plan,),
             ]
         elif mine:
-            done = () if busy else (("finish", ACCEPTED),)
+            done: tuple[Action, ...] = () if busy else (("finish", ACCEPTED),)
             choices = [
                 done,
                 done,

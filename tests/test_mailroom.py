@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
@@ -12,6 +12,15 @@ from hypothesis import strategies as st
 from megagraph.mailroom import STALLS_BEFORE_END, Mailroom, Wake
 from megagraph.specs import AgentSpec, Letter, LetterKind, Report
 from tests.simulation import ACCEPTED, FAILED, Action, Rows, Simulation, Tape, in_order, play
+
+
+def within_seconds(main: Callable[[], Awaitable[None]]) -> None:
+    """Run it, and fail where somebody who must wake does not."""
+
+    async def bounded() -> None:
+        await asyncio.wait_for(main(), 20)
+
+    asyncio.run(bounded())
 
 
 @pytest.mark.parametrize("number", range(4))
@@ -30,7 +39,7 @@ def test_every_run_ends(number: int) -> None:
 
 @pytest.mark.parametrize("kill", [True, False])
 def test_a_run_that_is_stopped_anywhere_comes_to_the_same_end(kill: bool) -> None:
-    turns_of = {
+    turns_of: dict[str, list[list[Action]]] = {
         "boss": [[("recruit", (0, 1, 1))], [], [], [("talk", ["m0"])], [], [("finish", ACCEPTED)]],
         "m0": [[("finish", ACCEPTED)], [("talk", ["m1"])], [], [("finish", ACCEPTED)]],
         "m1": [[("talk", ["m0"])], [], [("finish", ACCEPTED)]],
@@ -60,7 +69,7 @@ def test_a_run_that_is_stopped_anywhere_comes_to_the_same_end(kill: bool) -> Non
             assert rows.read_at().keys() == whole.read_at().keys(), stop
             assert rows.reports == whole.reports
 
-    asyncio.run(main())
+    within_seconds(main)
 
 
 # --- the parts, one by one ----------------------------------------------------------------------------------
@@ -129,7 +138,7 @@ def test_a_ring_of_waits_is_named_member_by_member() -> None:
         ]
         await room.let_go(*tasks)
 
-    asyncio.run(main())
+    within_seconds(main)
 
 
 def test_those_who_wait_for_a_failed_member_are_named_with_it() -> None:
@@ -149,7 +158,7 @@ def test_those_who_wait_for_a_failed_member_are_named_with_it() -> None:
         assert await tasks[1] == "work"
         await room.let_go(*tasks)
 
-    asyncio.run(main())
+    within_seconds(main)
 
 
 def test_a_lead_that_does_nothing_about_a_stand_is_told_so_often_and_then_ended() -> None:
@@ -170,7 +179,7 @@ def test_a_lead_that_does_nothing_about_a_stand_is_told_so_often_and_then_ended(
         room.close_team("boss")
         assert await member == "close"
 
-    asyncio.run(main())
+    within_seconds(main)
 
 
 def test_a_lead_that_waits_for_an_answer_from_above_is_left_in_peace() -> None:
@@ -195,7 +204,7 @@ def test_a_lead_that_waits_for_an_answer_from_above_is_left_in_peace() -> None:
         ]
         await room.let_go(*tasks)
 
-    asyncio.run(main())
+    within_seconds(main)
 
 
 def test_what_crosses_a_letter_is_no_answer_to_it() -> None:
@@ -235,7 +244,7 @@ def test_what_a_lead_has_not_read_keeps_it_from_ending_its_team() -> None:
         assert room.busy("boss") == []
         await room.let_go(*tasks)
 
-    asyncio.run(main())
+    within_seconds(main)
 
 
 def test_an_aside_wakes_nobody_and_is_read_with_the_next_letter() -> None:
@@ -251,7 +260,7 @@ def test_an_aside_wakes_nobody_and_is_read_with_the_next_letter() -> None:
         assert await task == "work"
         assert [letter.kind for letter in room.places["a"].unread] == ["aside", "message"]
 
-    asyncio.run(main())
+    within_seconds(main)
 
 
 def test_reports_that_come_together_are_read_together() -> None:
@@ -263,7 +272,7 @@ def test_reports_that_come_together_are_read_together() -> None:
         assert await lead == "work"
         assert [letter.sender for letter in room.places["boss"].unread] == ["a", "b"]
 
-    asyncio.run(main())
+    within_seconds(main)
 
 
 def test_the_last_report_waits_for_nothing() -> None:
@@ -278,7 +287,7 @@ def test_the_last_report_waits_for_nothing() -> None:
         assert await lead == "work"
         assert len(room.places["boss"].unread) == 3
 
-    asyncio.run(main())
+    within_seconds(main)
 
 
 def test_a_message_is_not_kept_back_with_the_reports() -> None:
@@ -289,7 +298,7 @@ def test_a_message_is_not_kept_back_with_the_reports() -> None:
         room.send("b", "boss")
         assert await lead == "work"
 
-    asyncio.run(main())
+    within_seconds(main)
 
 
 def test_parking_lets_everyone_go_and_nobody_in() -> None:
@@ -300,7 +309,7 @@ def test_parking_lets_everyone_go_and_nobody_in() -> None:
         room.park()
         assert await asyncio.gather(*tasks, room.wait("c"), room.ask("c")) == ["park"] * 5
 
-    asyncio.run(main())
+    within_seconds(main)
 
 
 def test_a_run_where_only_a_person_can_help_is_parked() -> None:
@@ -310,7 +319,7 @@ def test_a_run_where_only_a_person_can_help_is_parked() -> None:
         assert await room.ask("a") == "park"
         assert await lead == "park"
 
-    asyncio.run(main())
+    within_seconds(main)
 
 
 def test_who_is_dismissed_while_an_answer_is_on_its_way_stays_dismissed() -> None:
@@ -323,7 +332,7 @@ def test_who_is_dismissed_while_an_answer_is_on_its_way_stays_dismissed() -> Non
         assert await task == "work"
         assert room.closed("a")
 
-    asyncio.run(main())
+    within_seconds(main)
 
 
 def test_who_was_dismissed_in_the_middle_of_recruiting_gets_no_team() -> None:
@@ -334,7 +343,7 @@ def test_who_was_dismissed_in_the_middle_of_recruiting_gets_no_team() -> None:
         assert room.closed("late")
         assert await room.wait("late") == "close"
 
-    asyncio.run(main())
+    within_seconds(main)
 
 
 def test_a_dependent_starts_without_those_who_were_dismissed() -> None:
@@ -347,7 +356,7 @@ def test_a_dependent_starts_without_those_who_were_dismissed() -> None:
         room.close("b")
         assert await task == "work"
 
-    asyncio.run(main())
+    within_seconds(main)
 
 
 def test_a_restored_mailroom_wakes_only_those_who_have_mail() -> None:
@@ -366,4 +375,31 @@ def test_a_restored_mailroom_wakes_only_those_who_have_mail() -> None:
         assert await room.wait("boss") == "work"
         await room.let_go(*tasks)
 
-    asyncio.run(main())
+    within_seconds(main)
+
+
+def test_a_boss_whose_team_is_gone_does_not_wait_for_it() -> None:
+    async def main() -> None:
+        room = Room("a")
+        room.close("a")
+        assert await room.wait("boss") == "close"
+
+    within_seconds(main)
+
+
+def test_a_team_that_moved_since_is_not_ended_for_what_was_before() -> None:
+    async def main() -> None:
+        room = Room("a")
+        for _ in range(STALLS_BEFORE_END + 2):
+            room.send("boss", "a")
+            room.work("a")
+            room.read_all("a")
+            room.hand_in("a")
+            room.read_all("boss")
+            (lead,) = await room.sleeps("boss")
+            assert not lead.done()
+            room.send("notice", "boss", "notice")
+            assert await lead == "work"
+        assert len(room.notices) == STALLS_BEFORE_END + 2
+
+    within_seconds(main)

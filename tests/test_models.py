@@ -11,6 +11,8 @@ import pytest
 
 from megagraph import Limits, MegaGraph
 from megagraph.errors import UsageError
+from megagraph.gate import Rates
+from megagraph.model_rules import ModelRules
 from megagraph.models import choose_model
 from megagraph.rehearsal import Script, finish
 from megagraph.run import Result
@@ -146,5 +148,139 @@ def test_a_member_whose_calls_fail_for_good_is_reported_to_its_lead(tmp_path: Pa
             assert not result.passed
             assert kinds["failed"] == 1
             assert "south.txt" in files, "the others went on"
+
+    asyncio.run(work())
+
+
+# --- options, rules, fallback ----------------------------------------------------------------------------------
+
+
+def test_a_name_carries_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTHER_KEY", "secret")
+    choice = choose_model("openai:small?tools=json&in_flight=4&rpm=60&tpm=9000&base_url=http://host/v1&key=OTHER_KEY")
+    assert (choice.name, choice.base_url, choice.tools) == ("small", "http://host/v1", "json")
+    assert choice.rates == Rates(in_flight=4, rpm=60, tpm=9000)
+    assert choice.provider == ("openai", "http://host/v1", "secret")
+    assert "secret" not in choice.label
+
+
+@pytest.mark.parametrize("options", ["tools=xml", "speed=9", "rpm=many", "rpm=0", "fast", "key=NOT_SET"])
+def test_an_option_that_is_not_understood_is_refused(options: str) -> None:
+    with pytest.raises(UsageError, match=r"option|NOT_SET"):
+        choose_model(f"openai:x?{options}")
+
+
+def test_the_protocol_for_tools_is_part_of_the_name() -> None:
+    label = choose_model("openai:x", tools="json").label
+    assert choose_model(label).tools == "json"
+
+
+def models_by_agent(home: Path) -> dict[str, set[str]]:
+    with MegaGraph(home=home) as mega:
+        rows = mega.db["calls"].rows
+        found: dict[str, set[str]] = {}
+        for row in rows:
+            found.setdefault(row["agent"], set()).add(row["model"])
+        return found
+
+
+RULES = ModelRules(leads="openai:big", leaves="openai:small", agents={"*_c": "openai:odd"})
+
+
+def test_leads_and_leaves_have_models_of_their_own(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with (
+            ModelServer(deep_script(), models=("big", "small", "odd")) as server,
+            MegaGraph(models=RULES, base_url=server.url, home=tmp_path) as mega,
+        ):
+            run = await mega.start("Write the files.")
+            assert (await run.result()).passed
+            assert dict(run.files) == EXPECTED
+            assert run.row["model"] == "openai:big"
+
+    asyncio.run(work())
+    models = models_by_agent(tmp_path)
+    assert models["boss"] == {"openai:big"}
+    # It becomes a lead with its first recruits.
+    assert models["north"] == {"openai:small", "openai:big"}
+    assert models["north_a"] == {"openai:small"}
+    assert models["south_c"] == {"openai:odd"}
+
+
+def test_a_scenario_has_rules_and_a_model_named_by_the_caller_goes_before_them(tmp_path: Path) -> None:
+    folder = tmp_path / "scenario"
+    folder.mkdir()
+    (folder / "scenario.yaml").write_text(
+        "name: files\ngoal: Write the files.\nmodels: {leads: 'openai:big', leaves: 'openai:small'}\n"
+    )
+
+    async def work(home: Path, model: str | None) -> None:
+        async with (
+            ModelServer(deep_script()) as server,
+            MegaGraph(model, base_url=server.url, home=home, limits=Limits(calls=20)) as mega,
+        ):
+            run = await mega.start(str(folder))
+            assert (await run.result()).status == "paused"
+            again = MegaGraph(base_url=server.url, home=home)
+            assert (await (await again.resume("last", limits=Limits())).result()).passed
+
+    asyncio.run(work(tmp_path / "a", None))
+    asyncio.run(work(tmp_path / "b", "openai:mine"))
+    rules = models_by_agent(tmp_path / "a")
+    assert (rules["boss"], rules["south_c"]) == ({"openai:big"}, {"openai:small"})
+    assert {model for models in models_by_agent(tmp_path / "b").values() for model in models} == {"openai:mine"}
+
+
+def test_rules_that_do_not_fit_are_refused_before_anything_is_paid(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="`models` does not fit: `leavs`"):
+        ModelRules.parse({"leavs": "x"})
+
+    async def work() -> None:
+        async with MegaGraph("openai:x", models=ModelRules(leaves="martian:x"), home=tmp_path) as mega:
+            with pytest.raises(UsageError, match="martian:x"):
+                await mega.start("Do it.")
+
+    asyncio.run(work())
+
+
+def test_a_fallback_model_goes_on_where_one_is_not_to_be_had(tmp_path: Path) -> None:
+    async def work() -> None:
+        rules = ModelRules(leaves="openai:gone", fallback=("openai:gone_too", "openai:there"))
+        async with (
+            ModelServer(deep_script(), models=("main", "there")) as server,
+            MegaGraph("openai:main", models=rules, base_url=server.url, home=tmp_path) as mega,
+        ):
+            run = await mega.start("Write the files.")
+            assert (await run.result()).passed
+            assert dict(run.files) == EXPECTED
+            refused = sum(record.status == 404 for record in server.log)
+            assert 2 <= refused <= 2 * 8, "a model that is not there is not asked over and over"
+            assert any("Going on with" in str(e.data.get("reason")) for e in run.events() if e.kind == "retry")
+
+    asyncio.run(work())
+    models = models_by_agent(tmp_path)
+    assert models["boss"] == {"openai:main"}
+    assert models["north_a"] == {"openai:there"}
+
+
+def test_a_fallback_at_another_provider_goes_on_when_one_is_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("megagraph.models.FIRST_DELAY", 0.001)
+
+    async def work() -> None:
+        async with (
+            ModelServer(deep_script(), faults={"server_error": 1.0}) as broken,
+            ModelServer(deep_script()) as sound,
+            MegaGraph(
+                f"openai:x?base_url={broken.url}",
+                models=ModelRules(fallback=(f"openai:y?base_url={sound.url}",)),
+                home=tmp_path,
+            ) as mega,
+        ):
+            run = await mega.start("Write the files.")
+            assert (await run.result()).passed
+            assert dict(run.files) == EXPECTED
+            assert broken.log.answered() == []
 
     asyncio.run(work())
