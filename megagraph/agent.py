@@ -339,20 +339,7 @@ async def _ask(
     cached = (usage.get("input_token_details") or {}).get("cache_read", 0) if usage else 0
     price = org.prices.get(answer.model)
     cost = price.cost(*tokens, cached) if price else None
-    await org.ledger.database.write(
-        org.ledger.call(
-            row,
-            started=started,
-            seconds=answer.seconds,
-            model=answer.model,
-            request=_fingerprint(messages),
-            retries=answer.retries,
-            cost=cost,
-        )
-    )
-    org.called(answer.seconds)
-    org.meter.settle(claim, Use(1, *tokens, cost or 0.0))
-    org.emit(
+    thought = org.event(
         "thought",
         spec.name,
         step=step,
@@ -362,6 +349,19 @@ async def _ask(
         calls=[call["name"] for call in answer.message.tool_calls],
         text=answer.message.text[:200],
     )
+    journalled = org.ledger.call(
+        row,
+        started=started,
+        seconds=answer.seconds,
+        model=answer.model,
+        request=_fingerprint(messages),
+        retries=answer.retries,
+        cost=cost,
+    )
+    await org.ledger.database.write(journalled, org.ledger.event(thought))
+    org.stream.send(thought)
+    org.called(answer.seconds)
+    org.meter.settle(claim, Use(1, *tokens, cost or 0.0))
     return row
 
 

@@ -105,10 +105,14 @@ class Organisation:
 
     def emit(self, kind: EventKind, agent: str = "", **data: Any) -> None:
         """Tell whoever listens, and keep it."""
-        self.last_event += 1
-        event = Event(self.last_event, time.time(), kind, agent, data)
+        event = self.event(kind, agent, **data)
         self.ledger.database.post(self.ledger.event(event))
         self.stream.send(event)
+
+    def event(self, kind: EventKind, agent: str = "", **data: Any) -> Event:
+        """The next event, for a caller that keeps and tells it itself."""
+        self.last_event += 1
+        return Event(self.last_event, time.time(), kind, agent, data)
 
     def spec(self, name: str) -> AgentSpec:
         return self.mailroom.places[name].spec
