@@ -21,6 +21,7 @@ _UNREADABLE = 2_000
 
 _FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(.*)\n\s*```\s*\Z", re.S)
 _NO_NAME = re.compile(r"[^a-zA-Z0-9_-]")
+_ESCAPED = re.compile(r"\\.", re.S)
 _SPACE_AND_QUOTES = re.compile(r"[\s\"'`,\\]")
 
 
@@ -93,8 +94,11 @@ def repaired(text: str) -> dict[str, Any] | None:
     brackets.update(_brackets(value))
     if brackets != Counter(char for char in text if char in "{}[]"):
         return None
-    if any(inside.count(quote) != text.count(f"\\{quote}") for quote in _delimiters(text)):
-        return None
+    plain = _ESCAPED.sub("", text)
+    for quote in _delimiters(text):
+        # One without its partner opens a string that was cut.
+        if plain.count(quote) % 2 or inside.count(quote) != text.count(f"\\{quote}"):
+            return None
     if _bare(json.dumps(value, ensure_ascii=False)) != _bare(text):
         return None
     return value

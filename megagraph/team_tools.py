@@ -73,6 +73,8 @@ class Finish(Args):
 
 async def recruit(caller: Caller, args: Recruit, effect: str) -> Result:
     org, lead = caller.org, caller.spec
+    if org.mailroom.closed(lead.name):
+        raise ToolError("nobody was recruited: your work is over.")
     _check_recruits(caller, args.agents)
     taken = set(org.mailroom.places)
     names = {wish.name: _free_name(wish.name, taken) for wish in args.agents}

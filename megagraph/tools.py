@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from langgraph.errors import GraphBubbleUp
@@ -107,6 +107,9 @@ class Toolbox:
         """Carry out the calls of one turn, those in `done` excepted; neighbours of one tool at the same time."""
         rows: list[ToolRow] = []
         for group in _groups(requests):
+            if any("report" in row.effects for row in rows):
+                why = "not carried out: with `finish` your turn was over."
+                group = [replace(request, problem=request.problem or why) for request in group]
             finished = await asyncio.gather(*(self._one(caller, request, done.get(request.index)) for request in group))
             for row in finished:
                 _apply(caller, row.effects)

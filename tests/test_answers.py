@@ -53,6 +53,7 @@ def test_what_can_only_mean_one_thing_is_repaired(text: str, meant: dict[str, An
         '{"path": "a.py", "content": "int main() {',
         '{"path": "a.py", "content": "int main() { }',
         '{"path": "a.py"',
+        '{"path": "a.py", "content": "}',
         '{"agents": [{"name": "a"}',
         '{"content": "say "yes", "no" or "perhaps""}',
         '{"content": "print("a, b", c)"}',

@@ -713,3 +713,17 @@ def test_a_question_to_the_lead_is_answered_while_the_others_work_on(tmp_path: P
             assert order.index("asker") < order.index("slow")
 
     asyncio.run(work())
+
+
+def test_what_follows_finish_in_one_turn_is_not_carried_out(tmp_path: Path) -> None:
+    def boss(brief: Brief) -> Play:
+        heard = yield recruit(hire("eager"))
+        reports = yield from wait_for(heard, ["eager"])
+        yield finish(reports["eager"])
+
+    eager = one((finish("done"), recruit(hire("late")), write_file("late.txt", "x")))
+    result, files, events = play(tmp_path, {"boss": boss, "eager": eager})
+    assert result.passed
+    assert "late.txt" not in files
+    assert [ok for _, ok, _ in tools(events, "eager")] == [True, False, False]
+    assert not any(e.kind == "recruited" and e.agent == "late" for e in events)
