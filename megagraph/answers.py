@@ -99,7 +99,7 @@ def repaired(text: str) -> dict[str, Any] | None:
         # One without its partner opens a string that was cut.
         if plain.count(quote) % 2 or inside.count(quote) != text.count(f"\\{quote}"):
             return None
-    if _bare(json.dumps(value, ensure_ascii=False)) != _bare(text):
+    if not _stand_in(text, _strings(value)) or _bare(json.dumps(value, ensure_ascii=False)) != _bare(text):
         return None
     return value
 
@@ -174,6 +174,22 @@ def _strings(value: Any) -> list[str]:
     if isinstance(value, list):
         return [text for item in value for text in _strings(item)]
     return []
+
+
+def _stand_in(text: str, strings: Sequence[str]) -> bool:
+    """Whether the strings stand in the text in this order, each between quotes, or bare where it is one word."""
+    at = 0
+    for string in strings:
+        forms = {string, json.dumps(string, ensure_ascii=False)[1:-1], json.dumps(string)[1:-1]}
+        wanted = [f"{quote}{form}{quote}" for form in forms for quote in "\"'"]
+        if string.isidentifier():
+            wanted.append(string)
+        found = [(place, len(form)) for form in wanted if (place := text.find(form, at)) >= 0]
+        if not found:
+            return False
+        place, length = min(found)
+        at = place + length
+    return True
 
 
 def _brackets(value: Any) -> Counter[str]:

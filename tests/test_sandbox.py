@@ -486,9 +486,9 @@ def test_a_killed_megagraph_leaves_no_orphan(sandbox: Sandbox, tree: Path) -> No
     mark = new_mark()
     script = f"""
 import asyncio, pathlib
-from megagraph import sandbox, program
+from megagraph.programs import process, sandbox
 box = sandbox.{type(sandbox).__name__}()
-asyncio.run(program.run_program(box, ["python", "main.py", {mark!r}], pathlib.Path({str(tree)!r})))
+asyncio.run(process.run_program(box, ["python", "main.py", {mark!r}], pathlib.Path({str(tree)!r})))
 """
     root = Path(__file__).parents[1]
     with subprocess.Popen([sys.executable, "-c", script], cwd=root) as process:
