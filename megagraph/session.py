@@ -12,7 +12,7 @@ from typing import Any, Literal
 from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphDrained
 
-from megagraph.agent import TOOLBOX, AgentState
+from megagraph.agent import TOOLBOX
 from megagraph.checks import run_checks
 from megagraph.control import Word, listening
 from megagraph.errors import SandboxUnavailable
@@ -27,6 +27,7 @@ from megagraph.programs.sandbox import Sandbox, choose_sandbox
 from megagraph.prompts import Prompts
 from megagraph.scenario import Scenario
 from megagraph.specs import BOSS, AgentSpec, Report
+from megagraph.state import AgentState
 from megagraph.team import agent_graph
 
 Status = Literal["running", "done", "paused", "asking", "failed", "interrupted"]

@@ -29,8 +29,9 @@ from langgraph.pregel.protocol import PregelProtocol
 from langgraph.types import StateSnapshot, StateUpdate
 from typing_extensions import TypedDict
 
-from megagraph.agent import build_agent, merge
+from megagraph.agent import build_agent
 from megagraph.specs import AgentSpec
+from megagraph.state import merge
 
 DESK = "desk"
 _CARRIED = ("spec", "messages", "seen", "versions", "todo", "step", "wave", "told", "work_on", "version", "guards")

@@ -1,0 +1,152 @@
+"""What happens when an agent cannot go on: its lead is told, siblings go on, and the boss's failure stops the run."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from functools import wraps
+from typing import Any, Literal, TypeVar, cast
+
+from langchain_core.messages import HumanMessage
+from langgraph.errors import GraphBubbleUp
+from langgraph.runtime import Runtime
+from langgraph.types import Command
+
+from megagraph.answers import MAX_IN_A_ROW
+from megagraph.conversation import heard_before, note
+from megagraph.errors import BranchStopped, LimitReached, ModelError
+from megagraph.gate import Left
+from megagraph.guards import FRESH, Finding
+from megagraph.organisation import Organisation
+from megagraph.specs import AgentSpec, Letter, Report
+from megagraph.state import AgentState, Step, after_report
+
+_CHOICE = "\nWrite to it to let it try again, recruit another in its place, or dismiss it and do without."
+
+Node = TypeVar("Node", bound=Callable[..., Awaitable[Command[Any]]])
+
+
+def guarded(node: Node) -> Node:
+    """Turn what goes wrong inside an agent into a failure that its lead is told of; siblings go on.
+
+    For the boss, who has no lead, it stops the run where it is.
+    """
+
+    @wraps(node)
+    async def guarded_node(state: AgentState, runtime: Runtime[Organisation]) -> Command[Any]:
+        org, spec = runtime.context, AgentSpec.load(state["spec"])
+        try:
+            return await node(state, runtime)
+        except GraphBubbleUp:
+            raise
+        except Left as error:
+            raise org.park() from error
+        except LimitReached as error:
+            org.stop(error.message)
+            raise org.park() from error
+        except Exception as error:
+            if isinstance(error, ModelError) and error.everyone:
+                _stop_for_all(org, spec, error)
+                raise org.park() from error
+            told = isinstance(error, ModelError | BranchStopped)
+            reason = str(error) if told else f"{type(error).__name__}: {error}"
+            org.emit("failed", spec.name, error=reason[:2000], problem=_problem(error))
+            if not spec.lead:
+                org.failed = True
+                org.stop(f"the boss failed: {reason}")
+                raise org.park() from error
+            failure = await fail(org, state, spec, reason)
+            if node.__name__ == "think":
+                # Its next failure is another one, with a letter of its own.
+                cast(dict[str, Any], failure.update)["step"] = state.get("step", 0) + 1
+            return failure
+
+    return cast(Node, guarded_node)
+
+
+def _stop_for_all(org: Organisation, spec: AgentSpec, error: ModelError) -> None:
+    """What one agent met is what all would meet: the run stops once, and nobody is taken for a failure."""
+    if not org.stopped:
+        org.failed = error.kind != "down"
+        org.emit("failed", spec.name, error=str(error)[:2000], problem=error.kind)
+        org.stop(str(error))
+
+
+def _problem(error: Exception) -> str:
+    if isinstance(error, BranchStopped):
+        return "stopped"
+    return error.kind if isinstance(error, ModelError) else "error"
+
+
+async def fail(org: Organisation, state: AgentState, spec: AgentSpec, reason: str) -> Command[Step]:
+    """Hand in a failure. The agent can still be woken by a letter, and then tries again, knowing what went wrong.
+
+    The letters it has not come to are answered by the failure: they do not wake it once more.
+    """
+    org.close(org.mailroom.close_team(spec.name))
+    report = Report(f"I failed: {reason}", failed=True)
+    letters = org.mailroom.places[spec.name].unread
+    await hand_in(org, spec, report, f"{spec.name}/{state.get('step', 0)}/failure", "failure")
+    org.mailroom.read(spec.name, [letter.id for letter in letters])
+    heard = [*heard_before(org, spec, state, letters), note(f"You could not go on, and your lead was told: {reason}")]
+    update = {
+        "report": report.dump(),
+        "messages": [HumanMessage(text) for text in heard],
+        "seen": [letter.id for letter in letters],
+        "guards": FRESH,
+    }
+    return Command(update=update, goto=after_report(state["seat"]))
+
+
+async def hand_in(
+    org: Organisation, spec: AgentSpec, report: Report, id_: str, kind: Literal["report", "failure"]
+) -> None:
+    letter = Letter(id_, spec.name, spec.lead, kind, report.text() + (_CHOICE if kind == "failure" else ""))
+    statements = [org.ledger.reported(spec.name, report)]
+    if spec.lead:
+        statements.append(org.ledger.letter(letter))
+    await org.ledger.database.write(*statements)
+    if not report.failed:
+        org.emit("reported", spec.name, summary=report.summary[:500], missing=list(report.missing))
+    org.mailroom.report(spec.name, report)
+    if spec.lead:
+        org.deliver([letter])
+
+
+async def after_bad(
+    org: Organisation, spec: AgentSpec, state: AgentState, update: dict[str, Any], why: str, *, final: bool = False
+) -> Command[Step]:
+    """Another try after an answer of which nothing could be used; after too many in a row, or at once, a failure."""
+    bad = state.get("bad", 0) + 1
+    if bad < MAX_IN_A_ROW and not final:
+        return Command(update={**update, "bad": bad}, goto="think")
+    reason = why if final else f"{bad} answers in a row could not be used, the last because {why}"
+    org.emit("failed", spec.name, error=reason, problem="declined" if final else "unfit")
+    update = {**update, "bad": 0}
+    if not spec.lead:
+        org.failed = True
+        org.stop(f"the boss failed: {reason}")
+        return Command(update=update, goto="think")
+    failure = await fail(org, cast(AgentState, {**state, **update}), spec, reason)
+    failed = cast(dict[str, Any], failure.update)
+    for key in ("messages", "seen"):
+        failed[key] = [*update.get(key, []), *failed[key]]
+    return Command(update={**update, **failed}, goto=failure.goto)
+
+
+def stop_branch(org: Organisation, spec: AgentSpec, finding: Finding) -> Command[Step]:
+    """End the branch of an agent that goes in circles. The boss has no lead: the run stops, and can be resumed."""
+    org.emit("guard", spec.name, guard=finding.guard, level=finding.level, why=f"it {finding.why}")
+    if spec.lead:
+        raise BranchStopped(f"I go in circles: {spec.name} {finding.why}.")
+    org.failed = True
+    org.stop(f"the boss goes in circles: it {finding.why}.")
+    return Command(update={"guards": FRESH}, goto="think")
+
+
+def warn(org: Organisation, spec: AgentSpec, step: int, findings: Sequence[Finding]) -> None:
+    """Say that an agent goes in circles: to those who watch, and to its lead where the agent has not heeded a note."""
+    for finding in findings:
+        org.emit("guard", spec.name, guard=finding.guard, level=finding.level, why=f"it {finding.why}")
+        if finding.level == "lead" and spec.lead:
+            text = f"{spec.name} goes in circles: it {finding.why}. If this goes on, it will be stopped."
+            org.tell(f"{spec.name}/{step}/{finding.guard}", spec.lead, text)
