@@ -1,0 +1,82 @@
+"""What the commands share: the program itself, their options, and how a home is opened."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from megagraph.errors import HomeError, UsageError
+
+if TYPE_CHECKING:
+    from megagraph.limits import Limits
+    from megagraph.mega import MegaGraph
+
+app = typer.Typer(
+    name="megagraph",
+    help="One goal, one boss, and an organisation of agents that grows itself.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Home = Annotated[
+    Path | None,
+    typer.Option("--home", envvar="MEGAGRAPH_HOME", help="The folder that keeps the runs.  [default: .megagraph]"),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, as docs/cli.md describes it.")]
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, the beginning of it, or `last`.")]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", help="openai:NAME, or `rehearsal` for a scenario's scripted model."),
+]
+BaseUrl = Annotated[
+    str | None,
+    typer.Option("--base-url", envvar="OPENAI_BASE_URL", help="An OpenAI-compatible server."),
+]
+LimitOptions = Annotated[
+    list[str] | None,
+    typer.Option("--limit", metavar="NAME=VALUE", help="Set a limit, such as calls=200. Repeatable."),
+]
+Out = Annotated[Path | None, typer.Option("--out", file_okay=False, help="Write the files to this folder.")]
+Unsafe = Annotated[
+    bool,
+    typer.Option("--unsafe-programs", help="Run agents' programs without a sandbox where there is none."),
+]
+Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds for one model call.")]
+
+
+def open_home(home: Path | None) -> MegaGraph:
+    """The home to look at. Looking makes none."""
+    must_exist(home)
+    from megagraph.mega import MegaGraph
+
+    return MegaGraph(home=home)
+
+
+def must_exist(home: Path | None) -> None:
+    from megagraph.home import home_path, is_home
+
+    path = home_path(home)
+    if not is_home(path):
+        raise HomeError(f"there are no runs in {path}.", "Start one with `megagraph run`, or name another --home.")
+
+
+def limits_of(options: list[str], base: Limits | None) -> Limits:
+    from megagraph.limits import Limits
+
+    values = (base or Limits()).model_dump()
+    for option in options:
+        name, sep, value = option.partition("=")
+        if not sep:
+            raise UsageError(f"`--limit {option}` is not understood.", "Write it as NAME=VALUE.")
+        values[name.strip()] = value.strip()
+    return Limits.parse(values)
+
+
+def print_json(data: Any) -> None:
+    print(json.dumps(data, indent=2, default=str))

@@ -1,0 +1,166 @@
+"""Commands that start a run, go on with it, or have a word with one that is at work."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from megagraph.cli.options import (
+    BaseUrl,
+    Home,
+    Json,
+    LimitOptions,
+    Model,
+    Out,
+    RunId,
+    Timeout,
+    Unsafe,
+    app,
+    limits_of,
+    must_exist,
+    open_home,
+    print_json,
+)
+from megagraph.errors import UsageError
+
+if TYPE_CHECKING:
+    from megagraph.mega import MegaGraph
+    from megagraph.run import Run
+
+
+@app.command()
+def run(
+    goal: Annotated[
+        str, typer.Argument(metavar='SCENARIO|"GOAL"', help="A scenario's name (such as gobang) or folder, or a goal.")
+    ],
+    model: Model = None,
+    base_url: BaseUrl = None,
+    limit: LimitOptions = None,
+    home: Home = None,
+    input: Annotated[
+        Path | None,
+        typer.Option("--input", exists=True, file_okay=False, help="A folder of material to start from; only read."),
+    ] = None,
+    out: Out = None,
+    unsafe_programs: Unsafe = False,
+    timeout: Timeout = 300.0,
+    as_json: Json = False,
+) -> None:
+    """Start a run, show it while it works, and print its verdict."""
+    from megagraph.foreground import work
+    from megagraph.mega import MegaGraph
+    from megagraph.scenario import find_scenario, shipped_scenarios
+
+    scenario = find_scenario(goal)
+    # A name that was mistyped must not be taken for a goal, and paid for.
+    if scenario is None and re.fullmatch(r"[\w.~/\\-]+", goal, re.ASCII):
+        raise UsageError(
+            f"there is no scenario `{goal[:80]}`, and one word is no goal.",
+            f"Shipped scenarios: {', '.join(shipped_scenarios())}. Or name a folder with a scenario.yaml, or say the "
+            "goal in a sentence.",
+        )
+
+    async def start(mega: MegaGraph) -> Run:
+        return await mega.start(scenario or goal, input=input)
+
+    mega = MegaGraph(
+        model,
+        limits=limits_of(limit, scenario.limits if scenario else None) if limit else None,
+        home=home,
+        base_url=base_url,
+        timeout=timeout,
+        unsafe_programs=unsafe_programs,
+    )
+    sys.exit(work(mega, start, as_json=as_json, out=out))
+
+
+@app.command()
+def resume(
+    run_id: RunId = "last",
+    model: Model = None,
+    base_url: BaseUrl = None,
+    limit: LimitOptions = None,
+    home: Home = None,
+    out: Out = None,
+    unsafe_programs: Unsafe = False,
+    timeout: Timeout = 300.0,
+    as_json: Json = False,
+) -> None:
+    """Go on with a run where it was left.
+
+    No model call that was answered is made again. Limits, model and server are those of before, but for what is given.
+    """
+    from megagraph.foreground import work
+    from megagraph.limits import Limits
+    from megagraph.mega import MegaGraph
+
+    async def start(mega: MegaGraph) -> Run:
+        limits = None
+        if limit:
+            settings = json.loads(mega.home.find(run_id)["settings"])
+            limits = limits_of(limit, Limits.parse(settings["limits"]))
+        return await mega.resume(run_id, limits=limits)
+
+    must_exist(home)
+    mega = MegaGraph(model, home=home, base_url=base_url, timeout=timeout, unsafe_programs=unsafe_programs)
+    sys.exit(work(mega, start, as_json=as_json, out=out))
+
+
+@app.command()
+def pause(run_id: RunId = "last", home: Home = None, as_json: Json = False) -> None:
+    """Stop a run that another process works on. Every agent stops at its next step, and nothing is lost."""
+    from megagraph.display import home_option
+    from megagraph.foreground import dump_result
+
+    with open_home(home) as mega:
+        opened = mega.open(run_id)
+        result = asyncio.run(opened.pause())
+        if as_json:
+            print_json(dump_result(result))
+            return
+        print(f"{result.status}: {result.reason}" if result.reason else result.status)
+        if result.status != "done":
+            print(f"Go on with: megagraph resume {opened.id[:8]}{home_option(mega.home.path)}")
+
+
+@app.command()
+def answer(
+    run_id: RunId,
+    question: Annotated[
+        str | None, typer.Argument(metavar="QUESTION", help="The question's id; without, list the open ones.")
+    ] = None,
+    text: Annotated[str | None, typer.Argument(metavar="TEXT", help="The answer.")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Answer an agent's question, or list the open ones.
+
+    A run that is at work takes the answer at once; one that waits for it goes on with `resume`.
+    """
+    from megagraph.display import home_option
+    from megagraph.view import one_line
+
+    with open_home(home) as mega:
+        opened = mega.open(run_id)
+        if question is not None:
+            if text is None or not text.strip():
+                raise UsageError("the answer is missing.", f'Write `megagraph answer {run_id} {question} "…"`.')
+            asyncio.run(opened.answer(question, text))
+        left, status = opened.questions(), opened.status
+    if as_json:
+        print_json(left)
+        return
+    if question is not None:
+        print("Answered.")
+    for row in left:
+        print(f"{row['id']}  {row['agent']} asks: {one_line(row['question'], 2000)}")
+    if question is None and not left:
+        print("No open question.")
+    if question is not None and status not in ("running", "done"):
+        print(f"Go on with: megagraph resume {opened.id[:8]}{home_option(mega.home.path)}")
