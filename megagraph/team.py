@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
-from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.graph import Edge, Graph
 from langgraph.channels.delta import DeltaChannel
 from langgraph.channels.last_value import LastValue
@@ -126,10 +126,11 @@ class Team(Pregel[Any, Any, Any, Any]):
     def grow(self, names: Sequence[str]) -> CompiledStateGraph[Any, Any, Any, Any]:
         """Compile the team with these members."""
         graph = StateGraph(TeamState)
-        for name in (DESK, *names):
-            graph.add_node(name, _seat(self.agent, name))
+        seats = {name: Seat(self.agent, name) for name in (DESK, *names)}
+        for name, seat in seats.items():
+            graph.add_node(name, seat)
             graph.add_edge(START, name)
-        return graph.compile(name="team")
+        return _compile(graph, seats)
 
     async def ainvoke(  # type: ignore[override]  # the overloads of the base class say no more than this
         self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
@@ -239,12 +240,13 @@ class Team(Pregel[Any, Any, Any, Any]):
         grown = self._grown or Grown({}, {})
         graph = StateGraph(TeamState)
         inside = {DESK: grown.desk, **grown.members}
-        for name, below in inside.items():
+        seats = {name: Seat(agent_graph(below), name) for name, below in inside.items()}
+        for name, seat in seats.items():
             dependents = tuple(n for n, deps in grown.depends_on.items() if name in deps)
-            graph.add_node(name, _seat(agent_graph(below), name), destinations=dependents)
+            graph.add_node(name, seat, destinations=dependents)
             if not grown.depends_on.get(name):
                 graph.add_edge(START, name)
-        return graph.compile(name="team")
+        return _compile(graph, seats)
 
 
 def agent_graph(grown: Grown | None = None, checkpointer: BaseCheckpointSaver[Any] | None = None) -> AgentGraph:
@@ -281,25 +283,36 @@ def grown_tree(specs: Sequence[AgentSpec], root: str) -> Grown | None:
     return below(root, 0)
 
 
-def _seat(agent: CompiledStateGraph[Any, Any, Any, Any], name: str) -> Any:
-    """The node of one member, or of the lead at its desk. It finds its part in the state, never in here.
+class Seat(Runnable[Any, dict[str, Any]]):
+    """The node of one member, or of the lead at its desk. It finds its part in the team's state, never in here."""
 
-    LangGraph finds the subgraph of a node among the variables that its function closes over.
-    """
+    def __init__(self, agent: CompiledStateGraph[Any, Any, Any, Any], name: str) -> None:
+        self.agent = agent
+        self.name = name
 
-    async def desk(state: TeamState) -> dict[str, Any]:
-        lead = state["lead"]
-        out = await agent.ainvoke({**lead, "seat": "desk", "plan": [], "report": None})
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> dict[str, Any]:
+        raise NotImplementedError("an organisation runs asynchronously: use `ainvoke` or `astream`")
+
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> dict[str, Any]:
+        if self.name == DESK:
+            return await self._lead(input["lead"], config)
+        spec = next(recruit for recruit in input["plan"] if recruit["name"] == self.name)
+        await self.agent.ainvoke({"seat": "member", "spec": spec, "messages": [], "step": 0, "wave": 0}, config)
+        return {}
+
+    async def _lead(self, lead: dict[str, Any], config: RunnableConfig | None) -> dict[str, Any]:
+        out = await self.agent.ainvoke({**lead, "seat": "desk", "plan": [], "report": None}, config)
         changed = {key: out[key] for key in (*_CARRIED, "report") if key in out and out[key] != lead.get(key)}
         changed.pop("spec", None)
         return {"desk": changed | {key: out[key][len(lead.get(key, [])) :] for key in _GROWING}}
 
-    async def member(state: TeamState) -> dict[str, Any]:
-        spec = next(recruit for recruit in state["plan"] if recruit["name"] == name)
-        await agent.ainvoke({"seat": "member", "spec": spec, "messages": [], "step": 0, "wave": 0})
-        return {}
 
-    return desk if name == DESK else member
+def _compile(graph: StateGraph[TeamState], seats: Mapping[str, Seat]) -> CompiledStateGraph[Any, Any, Any, Any]:
+    """A team's graph with these nodes. LangGraph is told which subgraph each has: finding it takes it longer."""
+    team = graph.compile(name="team")
+    for name, seat in seats.items():
+        team.nodes[name].subgraphs = [seat.agent]
+    return team
 
 
 def _nothing(config: RunnableConfig) -> StateSnapshot:
