@@ -17,6 +17,7 @@ from megagraph.checks import run_checks
 from megagraph.control import Word, listening
 from megagraph.errors import SandboxUnavailable
 from megagraph.events import Stream
+from megagraph.garbage import seldom_collected
 from megagraph.home import Home
 from megagraph.ledger import Ledger
 from megagraph.limits import NOTHING, Limits, Meter
@@ -74,7 +75,7 @@ class Session:
         sandbox, why_not = await asyncio.to_thread(_sandbox, self.unsafe_programs)
         try:
             await self.home.saver.know(self.run)
-            with self.home.scratch(self.run) as scratch:
+            with seldom_collected(), self.home.scratch(self.run) as scratch:
                 async with listening(self.run, self._heard):
                     again = True
                     while again:
