@@ -101,8 +101,9 @@ async def measure(agents: int, latency: float) -> dict[str, float]:
             database = mega.home.database
             steps = database.read("SELECT count(*) FROM checkpoints")[0][0]
             await database.write()
-            size = sum(f.stat().st_size for f in mega.home.path.glob("megagraph.db*"))
-            content = database.read("SELECT sum(length(answer) + length(heard)) FROM calls")[0][0]
+            pages, page = database.read("PRAGMA page_count")[0][0], database.read("PRAGMA page_size")[0][0]
+            said = database.read("SELECT sum(length(answer) + length(heard)) FROM calls")[0][0]
+            done = database.read("SELECT sum(length(args) + length(result)) FROM tool_calls")[0][0]
             return {
                 "agents": agents,
                 "calls": result.calls,
@@ -111,7 +112,7 @@ async def measure(agents: int, latency: float) -> dict[str, float]:
                 "CPU ms/call": 1000 * cpu / result.calls,
                 "steps/call": steps / result.calls,
                 "commits/call": database.commits / result.calls,
-                "KB/call": (size - content) / result.calls / 1024,
+                "KB/call": (pages * page - said - done) / result.calls / 1024,
                 "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             }
 

@@ -6,8 +6,10 @@ megagraph and is refused untouched.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 
 from sqlite_utils import Database as Tables
@@ -157,7 +159,62 @@ def _costs(db: Tables) -> None:
     db.conn.execute("ALTER TABLE calls ADD COLUMN cost REAL")
 
 
-MIGRATIONS: tuple[Callable[[Tables], None], ...] = (_checkpoints, _ledger, _costs)
+def _packed_checkpoints(db: Tables) -> None:
+    """Checkpoints go by the number of their namespace, and their bodies are packed."""
+    # Imported here: it loads LangGraph, which a home that is up to date does without.
+    from megagraph.saver import checkpoint_body, write_bodies
+
+    db.conn.execute("ALTER TABLE checkpoints RENAME TO old_checkpoints")
+    db.conn.execute("ALTER TABLE writes RENAME TO old_writes")
+    db.conn.execute(
+        """CREATE TABLE namespaces (
+            id INTEGER PRIMARY KEY,
+            thread_id TEXT NOT NULL,
+            checkpoint_ns TEXT NOT NULL,
+            UNIQUE (thread_id, checkpoint_ns)
+        )"""
+    )
+    db.conn.execute(
+        """CREATE TABLE checkpoints (
+            namespace INTEGER NOT NULL,
+            checkpoint_id TEXT NOT NULL,
+            parent_id TEXT,
+            body BLOB NOT NULL,
+            PRIMARY KEY (namespace, checkpoint_id)
+        ) WITHOUT ROWID"""
+    )
+    db.conn.execute(
+        """CREATE TABLE writes (
+            namespace INTEGER NOT NULL,
+            checkpoint_id TEXT NOT NULL,
+            task_id TEXT NOT NULL,
+            idx INTEGER NOT NULL,
+            body BLOB NOT NULL,
+            PRIMARY KEY (namespace, checkpoint_id, task_id, idx)
+        ) WITHOUT ROWID"""
+    )
+    for table in ("old_checkpoints", "old_writes"):
+        db.conn.execute(
+            "INSERT OR IGNORE INTO namespaces (thread_id, checkpoint_ns)"
+            f" SELECT DISTINCT thread_id, checkpoint_ns FROM {table}"
+        )
+    number = {(thread, name): id_ for id_, thread, name in db.conn.execute("SELECT * FROM namespaces").fetchall()}
+    for thread, name, id_, parent, type_, blob, metadata in db.conn.execute("SELECT * FROM old_checkpoints"):
+        body = checkpoint_body(name, type_, blob, json.loads(metadata or "{}"))
+        db.conn.execute("INSERT INTO checkpoints VALUES (?, ?, ?, ?)", (number[thread, name], id_, parent, body))
+    rows = db.conn.execute(
+        "SELECT thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, value"
+        " FROM old_writes ORDER BY 1, 2, 3, 4, idx"
+    )
+    for (thread, name, id_, task, path), group in groupby(rows, key=lambda row: tuple(row[:5])):
+        for first, body in write_bodies(path, [tuple(row[5:]) for row in group]):
+            key = (number[thread, name], id_, task, first)
+            db.conn.execute("INSERT INTO writes VALUES (?, ?, ?, ?, ?)", (*key, body))
+    db.conn.execute("DROP TABLE old_checkpoints")
+    db.conn.execute("DROP TABLE old_writes")
+
+
+MIGRATIONS: tuple[Callable[[Tables], None], ...] = (_checkpoints, _ledger, _costs, _packed_checkpoints)
 
 
 def _table(db: Tables, name: str) -> Table:

@@ -1,6 +1,8 @@
-"""LangGraph's SQLite checkpoint saver over the group-committing database.
+"""LangGraph's checkpoints in the home's database, through its group-committing writer.
 
-Reading, listing and replaying are the library's own; only the way a row is written differs.
+A namespace of LangGraph's names every agent above, so it is kept once and rows go by its number. All writes of a
+task that come together are one row. Bodies are packed; the metadata's parents are told by their ids alone, since
+their names are the beginnings of the row's own.
 """
 
 from __future__ import annotations
@@ -9,103 +11,92 @@ import asyncio
 import json
 import sqlite3
 from builtins import list as List  # noqa: N812 - `list` is a method of the saver
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from typing import Any
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any, cast
 
+import ormsgpack
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
     WRITES_IDX_MAP,
+    BaseCheckpointSaver,
     ChannelVersions,
     Checkpoint,
     CheckpointMetadata,
     CheckpointTuple,
     DeltaChannelHistory,
+    PendingWrite,
+    get_checkpoint_id,
     get_checkpoint_metadata,
+    writes_sort_key,
 )
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
-from langgraph.checkpoint.sqlite import SqliteSaver
 
 from megagraph.database import Database, Statement
+from megagraph.errors import HomeError
+from megagraph.packing import pack, unpack
 
-_PUT = (
-    "INSERT OR REPLACE INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id,"
-    " type, checkpoint, metadata) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_NAMESPACE = "INSERT OR IGNORE INTO namespaces (thread_id, checkpoint_ns) VALUES (?, ?)"
+_CHECKPOINT = (
+    "INSERT OR REPLACE INTO checkpoints (namespace, checkpoint_id, parent_id, body)"
+    " SELECT id, ?, ?, ? FROM namespaces WHERE thread_id = ? AND checkpoint_ns = ?"
 )
-_WRITE = (
-    "INTO writes (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, value)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_WRITES = (
+    "INTO writes (namespace, checkpoint_id, task_id, idx, body)"
+    " SELECT id, ?, ?, ?, ? FROM namespaces WHERE thread_id = ? AND checkpoint_ns = ?"
 )
+_SELECT = (
+    "SELECT n.id AS namespace, n.thread_id, n.checkpoint_ns, c.checkpoint_id, c.parent_id, c.body"
+    " FROM namespaces n JOIN checkpoints c ON c.namespace = n.id"
+)
+_ANCESTORS = """
+WITH RECURSIVE chain (namespace, checkpoint_id, parent_id, body) AS (
+    SELECT c.namespace, c.checkpoint_id, c.parent_id, c.body FROM checkpoints c JOIN namespaces n ON c.namespace = n.id
+        WHERE n.thread_id = ? AND n.checkpoint_ns = ? AND c.checkpoint_id = ?
+    UNION ALL
+    SELECT c.namespace, c.checkpoint_id, c.parent_id, c.body FROM chain
+        JOIN checkpoints c ON c.namespace = chain.namespace AND c.checkpoint_id = chain.parent_id
+)
+SELECT * FROM chain
+"""
 
 
-class Saver(SqliteSaver):
-    """A checkpoint saver, sync and async, whose writes are committed in groups.
-
-    The tables `checkpoints` and `writes` must exist (the ledger's migrations make them).
-    """
+class Saver(BaseCheckpointSaver[int]):
+    """A checkpoint saver, sync and async, over a database whose tables the migrations have made."""
 
     def __init__(self, database: Database) -> None:
-        super().__init__(database.reader, serde=JsonPlusSerializer())
-        self.is_setup = True
+        super().__init__(serde=JsonPlusSerializer())
         self._database = database
         self._namespaces: dict[str, set[str]] = {}
-
-    @contextmanager
-    def cursor(self, transaction: bool = True) -> Iterator[sqlite3.Cursor]:
-        """A reading cursor. The library's methods that write through it are replaced below."""
-        with self._database.read_lock, closing(self._database.reader.cursor()) as cursor:
-            yield cursor
 
     async def know(self, thread: str) -> None:
         """Take stock of a thread that nobody else will write to until `forget`.
 
         Every agent and every team begins by asking whether it has been there before: this answers it at once.
         """
-        rows = await self._database.read_async(
-            "SELECT DISTINCT checkpoint_ns FROM checkpoints WHERE thread_id = ?", (thread,)
-        )
+        rows = await self._database.read_async("SELECT checkpoint_ns FROM namespaces WHERE thread_id = ?", (thread,))
         self._namespaces[thread] = {row[0] for row in rows}
 
     def forget(self, thread: str) -> None:
         self._namespaces.pop(thread, None)
 
-    def put(
-        self,
-        config: RunnableConfig,
-        checkpoint: Checkpoint,
-        metadata: CheckpointMetadata,
-        new_versions: ChannelVersions,
-    ) -> RunnableConfig:
-        self._database.write_sync(self._checkpoint(config, checkpoint, metadata))
-        return _address(config, checkpoint["id"])
-
-    async def aput(
-        self,
-        config: RunnableConfig,
-        checkpoint: Checkpoint,
-        metadata: CheckpointMetadata,
-        new_versions: ChannelVersions,
-    ) -> RunnableConfig:
-        where = config["configurable"]
-        if (known := self._namespaces.get(where["thread_id"])) is not None:
-            known.add(where.get("checkpoint_ns", ""))
-        await self._database.write(self._checkpoint(config, checkpoint, metadata))
-        return _address(config, checkpoint["id"])
-
-    def put_writes(
-        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
-    ) -> None:
-        self._database.write_sync(*self._writes(config, writes, task_id, task_path))
-
-    async def aput_writes(
-        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
-    ) -> None:
-        await self._database.write(*self._writes(config, writes, task_id, task_path))
-
-    def get_next_version(self, current: Any, channel: None) -> Any:
+    def get_next_version(self, current: int | None, channel: None) -> int:
         # Counting is enough, since a thread is never forked in place; the library's own is fifty characters
         # for each channel of each checkpoint.
         return 1 if current is None else current + 1
+
+    # --- reading -----------------------------------------------------------------------------------------
+
+    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        where = ["n.thread_id = ?", "n.checkpoint_ns = ?"]
+        values = list(_place(config))
+        if checkpoint_id := get_checkpoint_id(config):
+            where.append("c.checkpoint_id = ?")
+            values.append(checkpoint_id)
+        rows = self._database.read(
+            f"{_SELECT} WHERE {' AND '.join(where)} ORDER BY c.checkpoint_id DESC LIMIT 1", values
+        )
+        return self._tuple(rows[0]) if rows else None
 
     def list(
         self,
@@ -115,19 +106,56 @@ class Saver(SqliteSaver):
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> Iterator[CheckpointTuple]:
-        # Eagerly: a caller may read the state of what it lists, which takes the same lock.
-        return iter(list(super().list(config, filter=filter, before=before, limit=limit)))
+        asked = config["configurable"] if config else {}
+        wishes = {
+            "n.thread_id = ?": asked.get("thread_id"),
+            "n.checkpoint_ns = ?": asked.get("checkpoint_ns"),
+            "c.checkpoint_id = ?": asked.get("checkpoint_id"),
+            "c.checkpoint_id < ?": get_checkpoint_id(before) if before else None,
+        }
+        where = {sql: value for sql, value in wishes.items() if value is not None}
+        sql = f"{_SELECT}{' WHERE ' if where else ''}{' AND '.join(where)} ORDER BY c.checkpoint_id DESC"
+        if limit is not None and not filter:
+            sql += f" LIMIT {int(limit)}"
+        left = limit
+        # Eagerly: a caller may read the state of what it lists.
+        for row in self._database.read(sql, tuple(where.values())):
+            if left == 0:
+                return
+            found = self._tuple(row)
+            if all(found.metadata.get(key) == value for key, value in (filter or {}).items()):
+                yield found
+                left = None if left is None else left - 1
 
-    def delete_thread(self, thread_id: str) -> None:
-        self._database.write_sync(*_deletion(thread_id))
-
-    async def adelete_thread(self, thread_id: str) -> None:
-        await self._database.write(*_deletion(thread_id))
+    def get_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """What each channel was written on the way to a checkpoint, from its last full value on."""
+        found: dict[str, List[List[PendingWrite]]] = {channel: [] for channel in channels}
+        seeds: dict[str, Any] = {}
+        target = get_checkpoint_id(config)
+        if target is None and (latest := self.get_tuple(config)):
+            target = latest.config["configurable"]["checkpoint_id"]
+        for row in self._database.read(_ANCESTORS, (*_place(config), target)):
+            if len(seeds) == len(found):
+                break
+            if row["checkpoint_id"] == target:
+                continue
+            for channel, writes in self._writes_of(row, found.keys() - seeds.keys()).items():
+                found[channel].append(writes)
+            values = self._opened(row["body"])[0]["channel_values"]
+            seeds |= {channel: values[channel] for channel in found if channel not in seeds and channel in values}
+        history: dict[str, DeltaChannelHistory] = {}
+        for channel, steps in found.items():
+            history[channel] = {"writes": [write for writes in reversed(steps) for write in writes]}
+            if channel in seeds:
+                history[channel]["seed"] = seeds[channel]
+        return history
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        where = config["configurable"]
-        known = self._namespaces.get(where["thread_id"])
-        if known is not None and where.get("checkpoint_ns", "") not in known:
+        thread, namespace = _place(config)
+        known = self._namespaces.get(thread)
+        if known is not None and namespace not in known:
             return None
         return await asyncio.to_thread(self.get_tuple, config)
 
@@ -139,7 +167,7 @@ class Saver(SqliteSaver):
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
-        def found() -> list[CheckpointTuple]:
+        def found() -> List[CheckpointTuple]:
             return list(self.list(config, filter=filter, before=before, limit=limit))
 
         for item in await asyncio.to_thread(found):
@@ -150,53 +178,167 @@ class Saver(SqliteSaver):
     ) -> Mapping[str, DeltaChannelHistory]:
         return await asyncio.to_thread(self.get_delta_channel_history, config=config, channels=channels)
 
-    def _checkpoint(self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata) -> Statement:
-        where = config["configurable"]
-        type_, blob = self.serde.dumps_typed(checkpoint)
-        described = json.dumps(get_checkpoint_metadata(config, metadata), ensure_ascii=False)
-        return _PUT, (
-            str(where["thread_id"]),
-            where.get("checkpoint_ns", ""),
-            checkpoint["id"],
-            where.get("checkpoint_id"),
-            type_,
-            blob,
-            described.encode("utf-8", "ignore"),
-        )
+    # --- writing -----------------------------------------------------------------------------------------
+
+    def put(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        self._database.write_sync(*self._checkpoint(config, checkpoint, metadata))
+        return _address(*_place(config), checkpoint["id"])
+
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        await self._database.write(*self._checkpoint(config, checkpoint, metadata))
+        return _address(*_place(config), checkpoint["id"])
+
+    def put_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        self._database.write_sync(*self._writes(config, writes, task_id, task_path))
+
+    async def aput_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        await self._database.write(*self._writes(config, writes, task_id, task_path))
+
+    def delete_thread(self, thread_id: str) -> None:
+        self._database.write_sync(*deletion(thread_id))
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        await self._database.write(*deletion(thread_id))
+
+    # --- inside ------------------------------------------------------------------------------------------
+
+    def _named(self, place: tuple[str, str]) -> List[Statement]:
+        """The statement that gives a namespace its number, where it may have none."""
+        thread, namespace = place
+        known = self._namespaces.get(thread)
+        if known is not None and namespace in known:
+            return []
+        if known is not None:
+            known.add(namespace)
+        return [(_NAMESPACE, place)]
+
+    def _checkpoint(
+        self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata
+    ) -> List[Statement]:
+        place = _place(config)
+        body = checkpoint_body(place[1], *self.serde.dumps_typed(checkpoint), get_checkpoint_metadata(config, metadata))
+        parent = config["configurable"].get("checkpoint_id")
+        return [*self._named(place), (_CHECKPOINT, (checkpoint["id"], parent, body, *place))]
 
     def _writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
     ) -> List[Statement]:
-        where = config["configurable"]
+        place, checkpoint = _place(config), str(config["configurable"]["checkpoint_id"])
         special = all(channel in WRITES_IDX_MAP for channel, _ in writes)
-        sql = f"INSERT OR {'REPLACE' if special else 'IGNORE'} {_WRITE}"
-        place = (str(where["thread_id"]), str(where.get("checkpoint_ns", "")), str(where["checkpoint_id"]))
-        return [
-            (
-                sql,
-                (
-                    *place,
-                    task_id,
-                    task_path,
-                    WRITES_IDX_MAP.get(channel, idx),
-                    channel,
-                    *self.serde.dumps_typed(value),
-                ),
-            )
+        sql = f"INSERT OR {'REPLACE' if special else 'IGNORE'} {_WRITES}"
+        rows = [
+            (WRITES_IDX_MAP.get(channel, idx), channel, *self.serde.dumps_typed(value))
             for idx, (channel, value) in enumerate(writes)
         ]
+        return [
+            *self._named(place),
+            *((sql, (checkpoint, task_id, first, body, *place)) for first, body in write_bodies(task_path, rows)),
+        ]
+
+    def _opened(self, body: bytes) -> tuple[Checkpoint, CheckpointMetadata]:
+        type_, blob, described = _content(body)
+        return self.serde.loads_typed((type_, blob)), json.loads(described)
+
+    def _tuple(self, row: sqlite3.Row) -> CheckpointTuple:
+        checkpoint, metadata = self._opened(row["body"])
+        place = row["thread_id"], row["checkpoint_ns"]
+        if isinstance(parents := metadata.get("parents"), List):
+            metadata["parents"] = dict(zip(_above(row["checkpoint_ns"]), parents, strict=True))
+        return CheckpointTuple(
+            _address(*place, row["checkpoint_id"]),
+            checkpoint,
+            metadata,
+            _address(*place, row["parent_id"]) if row["parent_id"] else None,
+            self._pending(row),
+        )
+
+    def _pending(self, row: sqlite3.Row, channels: Iterable[str] | None = None) -> List[PendingWrite]:
+        """The writes to a checkpoint, or those to some channels, in the order in which LangGraph applies them."""
+        found = []
+        for task, body in self._database.read(
+            "SELECT task_id, body FROM writes WHERE namespace = ? AND checkpoint_id = ?",
+            (row["namespace"], row["checkpoint_id"]),
+        ):
+            path, writes = _content(body)
+            found += [
+                (writes_sort_key(path, task, idx), task, channel, type_, blob)
+                for idx, channel, type_, blob in writes
+                if channels is None or channel in channels
+            ]
+        found.sort(key=lambda write: write[0])
+        return [(task, channel, self.serde.loads_typed((type_, blob))) for _, task, channel, type_, blob in found]
+
+    def _writes_of(self, row: sqlite3.Row, channels: Iterable[str]) -> dict[str, List[PendingWrite]]:
+        by_channel: dict[str, List[PendingWrite]] = {}
+        for write in self._pending(row, channels):
+            by_channel.setdefault(write[1], []).append(write)
+        return by_channel
 
 
-def _address(config: RunnableConfig, checkpoint_id: str) -> RunnableConfig:
+def checkpoint_body(namespace: str, type_: str, blob: bytes, metadata: Mapping[str, Any]) -> bytes:
+    """A checkpoint and its metadata as they are stored."""
+    parents = metadata.get("parents")
+    if isinstance(parents, Mapping) and list(parents) == _above(namespace):
+        metadata = {**metadata, "parents": list(parents.values())}
+    described = json.dumps(metadata, ensure_ascii=False).encode("utf-8", "ignore")
+    return pack(ormsgpack.packb((type_, blob, described)))
+
+
+def write_bodies(path: str, rows: Sequence[tuple[int, str, str, bytes]]) -> Iterator[tuple[int, bytes]]:
+    """The writes of a task as they are stored: what is special, such as an interrupt, each for itself."""
+    for together, group in groupby(rows, key=lambda row: row[0] >= 0):
+        for part in [list(group)] if together else ([row] for row in group):
+            yield part[0][0], pack(ormsgpack.packb((path, part)))
+
+
+def deletion(thread: str) -> tuple[Statement, ...]:
+    """The statements that take a thread away."""
+    of_thread = "namespace IN (SELECT id FROM namespaces WHERE thread_id = ?)"
+    return (
+        (f"DELETE FROM writes WHERE {of_thread}", (thread,)),
+        (f"DELETE FROM checkpoints WHERE {of_thread}", (thread,)),
+        ("DELETE FROM namespaces WHERE thread_id = ?", (thread,)),
+    )
+
+
+def _content(body: bytes) -> Any:
+    try:
+        return ormsgpack.unpackb(unpack(body))
+    except ValueError as error:
+        raise HomeError(
+            f"a checkpoint in the home's database is damaged ({error}).", "Restore the home from a copy."
+        ) from error
+
+
+def _place(config: RunnableConfig) -> tuple[str, str]:
     where = config["configurable"]
-    return {
-        "configurable": {
-            "thread_id": where["thread_id"],
-            "checkpoint_ns": where.get("checkpoint_ns", ""),
-            "checkpoint_id": checkpoint_id,
-        }
-    }
+    return str(where["thread_id"]), str(where.get("checkpoint_ns", ""))
 
 
-def _deletion(thread_id: str) -> tuple[Statement, ...]:
-    return tuple((f"DELETE FROM {table} WHERE thread_id = ?", (thread_id,)) for table in ("checkpoints", "writes"))
+def _above(namespace: str) -> List[str]:
+    """The namespaces above one, outermost first."""
+    parts = namespace.split("|") if namespace else []
+    return ["|".join(parts[:n]) for n in range(len(parts))]
+
+
+def _address(thread: str, namespace: str, checkpoint: str) -> RunnableConfig:
+    return cast(
+        RunnableConfig,
+        {"configurable": {"thread_id": thread, "checkpoint_ns": namespace, "checkpoint_id": checkpoint}},
+    )

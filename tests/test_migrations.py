@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -9,12 +10,16 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from langgraph.checkpoint.base import empty_checkpoint
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.checkpoint.serde.types import INTERRUPT
 from sqlite_utils import Database as Tables
 
 from megagraph import migrations
-from megagraph.database import connect
+from megagraph.database import Database, connect
 from megagraph.errors import HomeError
 from megagraph.migrations import MIGRATIONS, migrate
+from megagraph.saver import Saver
 
 
 @pytest.fixture
@@ -106,3 +111,30 @@ def test_several_may_open_a_new_home_at_once(file: Path) -> None:
         thread.join()
     assert errors == []
     assert version(file) == len(MIGRATIONS)
+
+
+def test_checkpoints_of_the_first_format_are_read_as_they_were_written(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as then:
+        then.setattr(migrations, "MIGRATIONS", MIGRATIONS[:3])
+        up(file)
+    serde, inner = JsonPlusSerializer(), "team:1|coder:2"
+    root, leaf = empty_checkpoint(), {**empty_checkpoint(), "channel_values": {"step": 3}}
+    parents = {"": root["id"], "team:1": "x"}
+    writes = [("messages", ["hello"]), ("step", 4), ("branch:to:act", None)]
+    with closing(sqlite3.connect(file)) as old, old:
+        for name, checkpoint, metadata in (("", root, {"step": -1}), (inner, leaf, {"step": 2, "parents": parents})):
+            row = ("t", name, checkpoint["id"], None, *serde.dumps_typed(checkpoint), json.dumps(metadata).encode())
+            old.execute("INSERT INTO checkpoints VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+        for idx, (channel, value) in [*enumerate(writes), (-3, (INTERRUPT, "why?"))]:
+            row = ("t", inner, leaf["id"], "task", idx, channel, *serde.dumps_typed(value), "~path")
+            old.execute("INSERT INTO writes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+    up(file)
+    database = Database(file)
+    found = Saver(database).get_tuple({"configurable": {"thread_id": "t", "checkpoint_ns": inner}})
+    database.close()
+    assert found is not None
+    assert found.checkpoint == leaf
+    assert found.metadata == {"step": 2, "parents": parents}
+    assert found.pending_writes == [("task", INTERRUPT, "why?"), *(("task", *write) for write in writes)]

@@ -11,6 +11,7 @@ import pytest
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.conformance import checkpointer_test, validate
 
+from megagraph.errors import HomeError
 from megagraph.home import Home
 from megagraph.saver import Saver
 
@@ -45,3 +46,13 @@ def test_an_unknown_namespace_is_answered_without_a_query(tmp_path: Path, monkey
         home.close()
 
     asyncio.run(work())
+
+
+def test_a_damaged_checkpoint_is_one_clear_line(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    config = home.saver.put({"configurable": {"thread_id": "t", "checkpoint_ns": ""}}, empty_checkpoint(), {}, {})
+    for damage in (b"\1garbage", b"\7", b"", b"\0\xc1"):
+        home.database.write_sync(("UPDATE checkpoints SET body = ?", (damage,)))
+        with pytest.raises(HomeError, match="damaged"):
+            home.saver.get_tuple(config)
+    home.close()
