@@ -89,7 +89,9 @@ def model_server(agents: int, latency: float, folder: Path) -> Iterator[str]:
 
 async def measure(agents: int, latency: float) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder, model_server(agents, latency, Path(folder)) as url:
-        limits = Limits(agents=agents + 10, calls=100 * agents, width=agents, depth=3, minutes=60)
+        limits = Limits(
+            agents=agents + 10, calls=100 * agents, input_tokens=10**9, output_tokens=10**8, width=agents, depth=3
+        )
         os.environ.setdefault("OPENAI_API_KEY", "benchmark")
         async with MegaGraph("openai:scripted", base_url=url, home=Path(folder) / "home", limits=limits) as mega:
             cpu, begun = _cpu(), time.perf_counter()

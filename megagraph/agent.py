@@ -22,7 +22,7 @@ from megagraph.failures import after_bad, guarded, hand_in, stop_branch, warn
 from megagraph.file_tools import FILE_TOOLS
 from megagraph.guards import TALK, Counts, Finding, Turn, last_calls, look
 from megagraph.human_tools import HUMAN_TOOLS
-from megagraph.ledger import CallRow, ToolRow
+from megagraph.ledger import CallRow, ToolRow, dump_answer, load_answer
 from megagraph.limits import Use
 from megagraph.organisation import Organisation
 from megagraph.program_tools import PROGRAM_TOOLS
@@ -131,7 +131,9 @@ async def _ask(
     except BaseException:
         org.meter.release(claim)
         raise
-    row = CallRow(spec.name, step, tuple(heard), tuple(letter.id for letter in letters), answer.message)
+    # As it will be read from the journal, without what only its provider has a use for.
+    kept = load_answer(dump_answer(answer.message))
+    row = CallRow(spec.name, step, tuple(heard), tuple(letter.id for letter in letters), kept)
     usage = answer.message.usage_metadata
     tokens = (usage["input_tokens"], usage["output_tokens"]) if usage else (0, 0)
     cached = (usage.get("input_token_details") or {}).get("cache_read", 0) if usage else 0

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-THRESHOLDS = (10_000, 20, 20)
+THRESHOLDS = (20_000, 10, 50)
 """What gathers before each of the three generations is collected."""
 
 _lock = threading.Lock()

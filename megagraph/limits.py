@@ -150,6 +150,8 @@ class Claim:
     expected: Use
     accounts: Sequence[_Account] = field(repr=False)
     """Those it counts against: of the branches that the agent is in, and of the run."""
+    overhead: int = 0
+    """What the meter's `overhead` was when the expectation was made."""
 
 
 class Meter:
@@ -212,7 +214,7 @@ class Meter:
         where the wait was ended by `let_go`. Raises `LimitReached`, or `BranchStopped` where a part is used up.
         """
         accounts = [self._branches[name] for name in branches if name in self._branches]
-        claim = Claim(agent, step, expected or Use(), [*accounts, self._run])
+        claim = Claim(agent, step, expected or Use(), [*accounts, self._run], self.overhead)
         self._check(claim)
         if not self._waiting and self._admit(claim):
             return claim
@@ -232,7 +234,8 @@ class Meter:
         for account in claim.accounts:
             account.add(use)
         if claim.step == 1 and use.input_tokens:
-            self.overhead += use.input_tokens - claim.expected.input_tokens
+            # Many first calls may be under way at once: each knows only what was known when it began.
+            self.overhead = claim.overhead + use.input_tokens - claim.expected.input_tokens
         self.release(claim)
         for name, used, allowed in self._all_of_run():
             if used >= NEARLY * allowed and name not in self._told:

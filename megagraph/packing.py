@@ -7,54 +7,28 @@ nothing to compress in it; with one, a third is left.
 from __future__ import annotations
 
 import zlib
+from pathlib import Path
 
-_RAW, _WORDS_1 = b"\0", b"\1"
-"""The first byte says how the rest is packed. A dictionary that blobs were packed with is never changed: a better
-one gets a number of its own."""
+_PLAIN, _PACKED = b"\0", b"\1"
+"""The first byte says how the rest is packed. The dictionary is never changed: a better one gets a byte of its own."""
 
 _SMALL = 60
 """Bytes that are not worth the work."""
 
-_DICTIONARY = "".join(
-    (
-        "lc_attributesinvalid_tool_callsusage_metadataresponse_metadataadditional_kwargsfinish_reasontool_calls",
-        "model_validate_json\x93\xbdlangchain_core.messages.system\xadSystemMessage",
-        "\x94\xbblangchain_core.messages.tool\xabToolMessage\xb3model_validate_json",
-        "artifacttool_call_idstatussuccesserrortooltext",
-        "\x94\xbclangchain_core.messages.human\xacHumanMessagehuman",
-        "langchain_core.messages.ai\xa9AIMessage",
-        "\x87\xa7content\xb1additional_kwargs\x80\xb1response_metadata\x81\xadfinish_reason\xa4stop\xa4type\xa2ai",
-        "\xa4name\xc0\xa2id\xc0\xaatool_calls\x91\x84\xa4name\xa4args\xa2id\xa4type\xa9tool_call",
-        "\xb2invalid_tool_calls\x90\xaeusage_metadata\x83\xacinput_tokens\xadoutput_tokens\xactotal_tokens",
-        "\xb3input_token_details\x81\xaacache_read\xb4output_token_details\xa9reasoning",
-        "recruittalklist_filesread_filewrite_fileedit_filerun_programupdate_todofinishdismisssearch_files",
-        "pathcontentsummaryartefactstododoneargsstdinmessagetoagentsversionbase",
-        '<letter from="boss" kind="report"></letter><note></note>kind="message"Artefacts: ',
-        '{"source": "input", "step": -1, "parents": {"": "",{"source": "loop", "step": ',
-        '"counters_since_delta_snapshot": {"spec": [1, 4], "messages": [2, 4], "seen": [2, 4], "versions": [1, 4],',
-        ' "todo": [1, 4], "guards": [1, 4]}, "lead": [1, 2]}',
-        "~__pregel_pull, think~__pregel_pull, act~__pregel_pull, team~__pregel_pull, wait~__pregel_pull, desk",
-        "__pregel_tasks__interrupt____resume____error____no_writes__",
-        "namerolecoderinstructionsdeliverablesdepends_onleaddepthwavepartreportfailedmissingmemberbossdesk",
-        "\xa1v\x04\xa2ts\xd9 2026-11-24T18:36:33.220734+00:00\xa2id\xd9$1f1e835f-8ea3-6d0a-8000-765334db8b0c",
-        "\xaechannel_values\xa4seat\xa6member\xa4step\xa4wave\xa4plan\x90\xa6report\xa7version\xd9(\xabbranch:to:wait",
-        "\xb0channel_versions\xa9__start__\xa4seat\xa4spec\xa8messages\xa4step\xa4wave\xa4plan\xa6report",
-        "\xa7work_on\xa4told\xa3bad\xa4seen\xa8versions\xa4todo\xa6guards\xa7version",
-        "\xafbranch:to:think\xadbranch:to:act\xaebranch:to:team\xaebranch:to:wait",
-        "\xadversions_seen\x84\xa9__input__\x80\xa9__start__\x81\xa9__start__\x01",
-        "\xa5think\x81\xafbranch:to:think\x04\xa3act\x81\xadbranch:to:act\x03\xa4wait\x81\xaebranch:to:wait\x02",
-        "\xb0updated_channels\x94\xadbranch:to:act\xa6guards\xa8messages\xa4seen\xa4step",
-    )
-).encode("latin-1")
+_WORDS = (Path(__file__).parent / "packing.words").read_bytes()
+"""Names of fields, and some rows of a small organisation."""
+
+_READY = zlib.compressobj(6, zlib.DEFLATED, wbits=14, memLevel=6, zdict=_WORDS)
+"""A compressor that has read the words, to be copied: that takes 3 µs, where reading them takes 90."""
 
 
 def pack(data: bytes) -> bytes:
     """The blob as it is stored."""
     if len(data) < _SMALL:
-        return _RAW + data
-    compressor = zlib.compressobj(6, zdict=_DICTIONARY)
+        return _PLAIN + data
+    compressor = _READY.copy()
     packed = compressor.compress(data) + compressor.flush()
-    return _WORDS_1 + packed if len(packed) < len(data) else _RAW + data
+    return _PACKED + packed if len(packed) < len(data) else _PLAIN + data
 
 
 def unpack(stored: bytes) -> bytes:
@@ -63,10 +37,13 @@ def unpack(stored: bytes) -> bytes:
         case b"\0":
             return stored[1:]
         case b"\1":
-            decompressor = zlib.decompressobj(zdict=_DICTIONARY)
+            decompressor = zlib.decompressobj(zdict=_WORDS)
             try:
-                return decompressor.decompress(stored[1:]) + decompressor.flush()
+                data = decompressor.decompress(stored[1:])
             except zlib.error as error:
                 raise ValueError(str(error)) from error
+            if not decompressor.eof:
+                raise ValueError("cut short")
+            return data
         case other:
             raise ValueError(f"packed in an unknown way, {other!r}")

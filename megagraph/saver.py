@@ -11,9 +11,9 @@ import asyncio
 import json
 import sqlite3
 from builtins import list as List  # noqa: N812 - `list` is a method of the saver
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Container, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import ormsgpack
 from langchain_core.runnables import RunnableConfig
@@ -59,6 +59,26 @@ WITH RECURSIVE chain (namespace, checkpoint_id, parent_id, body) AS (
 )
 SELECT * FROM chain
 """
+
+
+class CheckpointRow(NamedTuple):
+    """One checkpoint, without its content."""
+
+    namespace: str
+    checkpoint: str
+    parent: str | None
+    metadata: CheckpointMetadata
+
+
+class WriteRow(NamedTuple):
+    """One value that a task wrote at a checkpoint; `value` is None where it was not asked for."""
+
+    namespace: str
+    checkpoint: str
+    task: str
+    path: str
+    channel: str
+    value: Any
 
 
 class Saver(BaseCheckpointSaver[int]):
@@ -151,6 +171,26 @@ class Saver(BaseCheckpointSaver[int]):
             if channel in seeds:
                 history[channel]["seed"] = seeds[channel]
         return history
+
+    def checkpoints_of(self, thread: str) -> Iterator[CheckpointRow]:
+        """Every checkpoint of a thread without its content, by namespace and age."""
+        rows = self._database.read(f"{_SELECT} WHERE n.thread_id = ? ORDER BY 3, 4", (thread,))
+        for row in rows:
+            metadata = self._described(row["checkpoint_ns"], json.loads(_content(row["body"])[2]))
+            yield CheckpointRow(row["checkpoint_ns"], row["checkpoint_id"], row["parent_id"], metadata)
+
+    def writes_of(self, thread: str, channels: Container[str]) -> Iterator[WriteRow]:
+        """Every write of a thread; the values of these channels only."""
+        rows = self._database.read(
+            "SELECT n.checkpoint_ns, w.checkpoint_id, w.task_id, w.body FROM namespaces n JOIN writes w"
+            " ON w.namespace = n.id WHERE n.thread_id = ? ORDER BY 1, 2, 3, w.idx",
+            (thread,),
+        )
+        for namespace, checkpoint, task, body in rows:
+            path, written = _content(body)
+            for _, channel, type_, blob in written:
+                value = self.serde.loads_typed((type_, blob)) if channel in channels else None
+                yield WriteRow(namespace, checkpoint, task, path, channel, value)
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         thread, namespace = _place(config)
@@ -255,15 +295,20 @@ class Saver(BaseCheckpointSaver[int]):
         type_, blob, described = _content(body)
         return self.serde.loads_typed((type_, blob)), json.loads(described)
 
+    @staticmethod
+    def _described(namespace: str, metadata: CheckpointMetadata) -> CheckpointMetadata:
+        """The metadata with the names of the parents."""
+        if isinstance(parents := metadata.get("parents"), List):
+            metadata["parents"] = dict(zip(_above(namespace), parents, strict=True))
+        return metadata
+
     def _tuple(self, row: sqlite3.Row) -> CheckpointTuple:
         checkpoint, metadata = self._opened(row["body"])
         place = row["thread_id"], row["checkpoint_ns"]
-        if isinstance(parents := metadata.get("parents"), List):
-            metadata["parents"] = dict(zip(_above(row["checkpoint_ns"]), parents, strict=True))
         return CheckpointTuple(
             _address(*place, row["checkpoint_id"]),
             checkpoint,
-            metadata,
+            self._described(row["checkpoint_ns"], metadata),
             _address(*place, row["parent_id"]) if row["parent_id"] else None,
             self._pending(row),
         )

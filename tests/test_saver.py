@@ -56,3 +56,23 @@ def test_a_damaged_checkpoint_is_one_clear_line(tmp_path: Path) -> None:
         with pytest.raises(HomeError, match="damaged"):
             home.saver.get_tuple(config)
     home.close()
+
+
+def test_checkpoints_and_writes_of_a_thread_are_told_without_their_content(tmp_path: Path) -> None:
+    home, inner = Home(tmp_path), "team:1|coder:2"
+    saver, first, second = home.saver, empty_checkpoint(), empty_checkpoint()
+    above = {"": "a", "team:1": "b"}
+    config = {"configurable": {"thread_id": "t", "checkpoint_ns": inner}}
+    there = saver.put(config, first, {"step": -1, "parents": above}, {})
+    saver.put(there, second, {"step": 0, "parents": above}, {})
+    saver.put({"configurable": {"thread_id": "other", "checkpoint_ns": ""}}, first, {}, {})
+    saver.put_writes(there, [("step", 1), ("messages", ["hello"])], "task", "~path")
+    assert [tuple(row) for row in saver.checkpoints_of("t")] == [
+        (inner, first["id"], None, {"step": -1, "parents": above}),
+        (inner, second["id"], first["id"], {"step": 0, "parents": above}),
+    ]
+    assert [tuple(row) for row in saver.writes_of("t", {"step"})] == [
+        (inner, first["id"], "task", "~path", "step", 1),
+        (inner, first["id"], "task", "~path", "messages", None),
+    ]
+    home.close()
