@@ -17,8 +17,6 @@ import argparse
 import asyncio
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Generator, Iterator
@@ -33,6 +31,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.graph import END, START, StateGraph
 from pydantic import SecretStr
 
+from benchmarks.server import served
 from megagraph import Limits, MegaGraph
 from megagraph.openai_chat import LeanChatOpenAI
 from megagraph.rehearsal import Brief, Heard, Script, Turn, finish, recruit, wait_for, write_file
@@ -99,22 +98,12 @@ class Bench:
 
     @contextmanager
     def server(self, folder: Path) -> Iterator[str]:
-        script = folder / "script.py"
-        script.write_text(
+        source = (
             "from benchmarks.barrier import plan_of, script_of\n"
             f"script = script_of(plan_of({len(self.plan)}, {self.seed}))\n"
         )
-        root = Path(__file__).parents[1]
-        command = [sys.executable, str(root / "tests" / "model_server.py"), "--script", str(script)]
-        command += ["--latency", f"lognormal:{self.mean},{SIGMA}", "--seed", str(self.seed)]
-        environment = {**os.environ, "PYTHONPATH": str(root)}
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-        try:
-            assert process.stdout is not None
-            yield process.stdout.readline().split()[-1]
-        finally:
-            process.terminate()
-            process.wait()
+        with served(source, folder, f"lognormal:{self.mean},{SIGMA}", self.seed) as url:
+            yield url
 
     async def megagraph(self, url: str, folder: Path) -> dict[str, float]:
         limits = Limits(agents=len(self.plan) + 1, width=len(self.plan), calls=10 * len(self.plan), rounds=1000)

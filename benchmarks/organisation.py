@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import resource
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
 from pathlib import Path
 
+from benchmarks.server import served
+from benchmarks.watch import cpu_seconds
 from megagraph import Limits, MegaGraph
 from megagraph.rehearsal import Brief, Heard, Part, Script, Turn, finish, recruit, wait_for, write_file
 
@@ -61,44 +59,26 @@ def critical_path(latency: float) -> float:
     return 6 * latency
 
 
-SCRIPT_FILE = """
+SOURCE = """
 from benchmarks.organisation import tree_script
 script = tree_script({agents})
 """
 
 
-@contextmanager
-def model_server(agents: int, latency: float, folder: Path) -> Iterator[str]:
-    """The model server in a process of its own; its URL."""
-    script = folder / "script.py"
-    script.write_text(SCRIPT_FILE.format(agents=agents))
-    root = Path(__file__).parents[1]
-    process = subprocess.Popen(
-        [sys.executable, str(root / "tests" / "model_server.py"), "--script", str(script), "--latency", str(latency)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(root)},
-    )
-    try:
-        assert process.stdout is not None
-        yield process.stdout.readline().split()[-1]
-    finally:
-        process.terminate()
-        process.wait()
-
-
 async def measure(agents: int, latency: float) -> dict[str, float]:
-    with tempfile.TemporaryDirectory() as folder, model_server(agents, latency, Path(folder)) as url:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        served(SOURCE.format(agents=agents), Path(folder), str(latency)) as url,
+    ):
         limits = Limits(
             agents=agents + 10, calls=100 * agents, input_tokens=10**9, output_tokens=10**8, width=agents, depth=3
         )
-        os.environ.setdefault("OPENAI_API_KEY", "benchmark")
         async with MegaGraph("openai:scripted", base_url=url, home=Path(folder) / "home", limits=limits) as mega:
-            cpu, begun = _cpu(), time.perf_counter()
+            cpu, begun = cpu_seconds(), time.perf_counter()
             run = await mega.start("Write the policies.")
             result = await run.result()
             seconds = time.perf_counter() - begun
-            cpu = _cpu() - cpu
+            cpu = cpu_seconds() - cpu
             assert result.status == "done", result
             database = mega.home.database
             steps = database.read("SELECT count(*) FROM checkpoints")[0][0]
@@ -117,12 +97,6 @@ async def measure(agents: int, latency: float) -> dict[str, float]:
                 "KB/call": (pages * page - said - done) / result.calls / 1024,
                 "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             }
-
-
-def _cpu() -> float:
-    """Of this process and of those that have ended below it: the writer of files, not the model server."""
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def main() -> None:
