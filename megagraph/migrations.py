@@ -160,7 +160,11 @@ def _costs(db: Tables) -> None:
 
 
 def _packed_checkpoints(db: Tables) -> None:
-    """Checkpoints go by the number of their namespace, and their bodies are packed."""
+    """Checkpoints go by the number of their namespace, and their bodies are packed.
+
+    The bodies stand in the order in which they were written, since a table ordered by its key keeps those above a
+    thousand bytes on pages of their own.
+    """
     # Imported here: it loads LangGraph, which a home that is up to date does without.
     from megagraph.saver import checkpoint_body, write_bodies
 
@@ -181,7 +185,7 @@ def _packed_checkpoints(db: Tables) -> None:
             parent_id TEXT,
             body BLOB NOT NULL,
             PRIMARY KEY (namespace, checkpoint_id)
-        ) WITHOUT ROWID"""
+        )"""
     )
     db.conn.execute(
         """CREATE TABLE writes (
@@ -191,7 +195,7 @@ def _packed_checkpoints(db: Tables) -> None:
             idx INTEGER NOT NULL,
             body BLOB NOT NULL,
             PRIMARY KEY (namespace, checkpoint_id, task_id, idx)
-        ) WITHOUT ROWID"""
+        )"""
     )
     for table in ("old_checkpoints", "old_writes"):
         db.conn.execute(
