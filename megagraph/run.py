@@ -14,7 +14,8 @@ from langchain_core.runnables import RunnableConfig
 from megagraph.control import say
 from megagraph.errors import UsageError
 from megagraph.events import Event, Stream
-from megagraph.files.workspace import FileDiff, Workspace
+from megagraph.files.diffs import FileDiff
+from megagraph.files.workspace import Workspace
 from megagraph.home import Home
 from megagraph.limits import Limits
 from megagraph.models import ModelChoice
@@ -136,6 +137,18 @@ class Run:
     def diff(self, other: Run) -> list[FileDiff]:
         """What leads from the other run's files to this one's."""
         return self.workspace.diff(other.workspace)
+
+    def report_html(self) -> str:
+        """The run as one HTML page that needs nothing else, as it stands now."""
+        from megagraph.report import collect, page
+
+        return page(collect(self, self._ledger))
+
+    def write_report(self, path: Path | str) -> Path:
+        """Write `report_html` to a file. Raises `UsageError` where a file that is no such report is there."""
+        from megagraph.report import write
+
+        return write(self.report_html(), Path(path))
 
     @property
     def report(self) -> Report | None:

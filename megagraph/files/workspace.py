@@ -13,6 +13,7 @@ from typing import TypeAlias
 import pygit2
 
 from megagraph.errors import ToolError, UsageError
+from megagraph.files.diffs import FileDiff, between, made_by
 from megagraph.files.folders import export_to_folder, fill_folder, read_folder
 from megagraph.files.history import Author, Change, History, change_of, changes_of, message_of, writers_between
 from megagraph.files.merging import Clash, Conflict, as_text, merge_file
@@ -72,15 +73,6 @@ class Entry:
     size: int
     last_agent: str
     """Who changed the file last."""
-
-
-@dataclass(frozen=True)
-class FileDiff:
-    """How a file differs: `status` is `added`, `changed` or `deleted`; `patch` is a unified diff."""
-
-    path: str
-    status: str
-    patch: str
 
 
 @dataclass(frozen=True)
@@ -257,22 +249,13 @@ class Workspace:
 
     def diff(self, since: str | Workspace, version: str | None = None) -> list[FileDiff]:
         """What leads from an older version, or from the head of another workspace, to `version`."""
-        old_repo = since._repo if isinstance(since, Workspace) else self._repo
-        old = dict(files_of((since._ref.tip() if isinstance(since, Workspace) else self._at(since)).tree))
-        new = dict(files_of(self._at(version).tree))
-        diffs = []
-        for path in sorted(old.keys() | new.keys()):
-            was, now = old.get(path), new.get(path)
-            if was != now:
-                status = "added" if was is None else "deleted" if now is None else "changed"
-                patch = pygit2.Patch.create_from(
-                    None if was is None else blob_data(old_repo, was),
-                    None if now is None else blob_data(self._repo, now),
-                    old_as_path=path,
-                    new_as_path=path,
-                )
-                diffs.append(FileDiff(path, status, patch.data.decode(errors="replace")))
-        return diffs
+        if isinstance(since, Workspace):
+            return between(since._repo, since._ref.tip(), self._repo, self._at(version))
+        return between(self._repo, self._at(since), self._repo, self._at(version))
+
+    def patches(self, version: str) -> list[FileDiff]:
+        """What the change that made `version` did to each file."""
+        return made_by(self._at(version))
 
     def materialise(self, dest: Path, version: str | None = None) -> str:
         """Write the files to a new or empty folder; returns the full id of the version written."""
