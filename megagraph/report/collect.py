@@ -72,6 +72,7 @@ class _Collector:
             told=time.time(),
             worked=self._timeline.end,
             breaks=self._timeline.clock.breaks,
+            judged=self._timeline.judged,
             not_done=result.not_done,
             retries=view.retries,
             bad_answers=view.bad_answers,

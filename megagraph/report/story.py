@@ -33,6 +33,8 @@ class Facts:
     """Milliseconds from its first event to its last."""
     breaks: tuple[int, ...]
     """Where a process ended and another one went on."""
+    judged: int | None
+    """When the boss had finished, and the checks began."""
     not_done: tuple[str, ...]
     retries: int
     bad_answers: int

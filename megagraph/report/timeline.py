@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from megagraph.events import Event
 from megagraph.report.story import Span
+from megagraph.specs import BOSS
 from megagraph.view import View
 
 MOST_SPANS = 160
@@ -47,6 +48,8 @@ class Timeline:
         """`now` is given where the run is still at work."""
         self.view = View()
         self.clock = Clock()
+        self.judged: int | None = None
+        """When the boss's work was over."""
         self._spans: dict[str, list[Span]] = {}
         self._open: dict[str, tuple[int, str]] = {}
         last = 0.0
@@ -72,6 +75,8 @@ class Timeline:
         state = self.view.agents[name].state
         if event.kind == "closed":
             self._close(name, now)
+            if name == BOSS:
+                self.judged = now
         elif name not in self._open or self._open[name][1] != state:
             self._close(name, now)
             self._open[name] = now, state

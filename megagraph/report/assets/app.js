@@ -9,10 +9,10 @@ function buildHead() {
   const good = run.passed ? "good" : ["running", "paused", "asking", "interrupted"].includes(run.status) ? "open" : "bad";
   const sum = agents[0]?.branch || { calls: 0, input: 0, output: 0, cost: null };
   const about = [`run ${run.id.slice(0, 8)}`, run.scenario, run.rehearsal ? "rehearsal: a script plays the agents" : run.model, `started ${when(run.created)}`].filter(Boolean);
-  const [first, ...rest] = run.goal.trim().split("\n");
-  const goal = el("h1", { dir: "auto", text: first.length > 240 ? `${first.slice(0, 239)}…` : first || "(no goal)" });
-  const more = rest.join("\n").trim() || first.length > 240 ? el("details", { class: "goal" }, el("summary", { text: "the whole goal" }), el("div", { class: "prose", dir: "auto", text: run.goal })) : null;
-  byId("head").append(
+  const title = headline(run.goal.trim());
+  const goal = el("h1", { dir: "auto", text: title || "(no goal)" });
+  const more = title.length < run.goal.trim().length ? el("details", { class: "goal" }, el("summary", { text: "the whole goal" }), el("div", { class: "prose", dir: "auto", text: run.goal })) : null;
+  byId("head").append(...[
     el("div", { class: "verdict" }, el("span", { class: `badge ${good}` }, el("span", { "aria-hidden": "true", text: { good: "✓", open: "○", bad: "!" }[good] }), run.standing), el("span", { class: "about", text: about.join(" · ") })),
     goal, more,
     run.reason && el("p", { class: "reason", dir: "auto", text: run.reason }),
@@ -22,8 +22,16 @@ function buildHead() {
       overview.checks.length > 0 && figure("checks passed", `${passed} of ${overview.checks.length}`),
       run.retries > 0 && figure("retries", count(run.retries)), run.bad_answers > 0 && figure("bad answers", count(run.bad_answers))),
     el("div", { class: "brief" },
-      overview.report && el("section", {}, el("h2", { text: "The boss reports" }), passage(overview.report, 7)),
-      attention()));
+      overview.report && el("section", {}, el("h2", { text: "The boss reports" }), passage(overview.report, 6)),
+      attention()),
+  ].filter(there));
+}
+
+/** The first sentence of a goal, or the beginning of a long one. */
+function headline(goal) {
+  const line = goal.split("\n", 1)[0].replace(/^#+\s+/, "");
+  const sentence = line.match(/^.{20,180}?[.!?](?=\s)/)?.[0] || line;
+  return sentence.length > 180 ? `${sentence.slice(0, 179)}…` : sentence;
 }
 
 /** What a reader should look at first: failed checks, and agents whose work is missing. */
@@ -41,7 +49,7 @@ function attention() {
 
 function buildBar() {
   const tabs = el("div", { class: "tabs", role: "tablist" }, Object.entries(VIEWS).map(([view, title]) =>
-    el("a", { role: "tab", id: `tab-${view}`, href: `#${view}`, "aria-controls": view, hidden: view === "texts" }, title, el("small"))));
+    el("a", { role: "tab", id: `tab-${view}`, href: `#${view}`, "aria-controls": `view-${view}`, hidden: view === "texts" }, title, el("small"))));
   tabs.addEventListener("keydown", (event) => {
     const way = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (!way) return;
@@ -101,7 +109,7 @@ function conversationHits(query) {
 
 function drawTexts() {
   const list = el("div", { class: "list" });
-  byId("texts").replaceChildren(list);
+  byId("view-texts").replaceChildren(list);
   if (!hits.length) return list.append(nothing("No conversation has it."));
   return inParts(list, hits, ([n, turn, text]) => el("article", { class: "letter" },
     el("header", {}, agentLink(n), el("span", { text: `turn ${turn.step}` }), el("time", { text: `at ${span(turn.at)}` })), passage(text, 4)));
@@ -111,7 +119,7 @@ const BUILD = { map: buildMap, mail: buildMail, files: buildFiles, checks: () =>
 const DRAW = { timeline: () => drawRows(), map: () => drawMap(), mail: () => drawMail(), files: () => drawFiles(), cost: () => drawCost(), texts: () => drawTexts(), checks: () => buildChecks(overview) };
 
 function drawView(view = state.view) {
-  const place = byId(view);
+  const place = byId(`view-${view}`);
   if (!texts && NEEDS_TEXTS.includes(view)) return place.replaceChildren(nothing("A moment…"));
   if (BUILD[view] && !place.dataset.built) {
     place.replaceChildren();
@@ -128,7 +136,7 @@ function route() {
   state.view = view in VIEWS && (view !== "texts" || state.query) ? view : "timeline";
   state.agent = agents.findIndex((agent) => agent.name === name);
   for (const each of Object.keys(VIEWS)) {
-    byId(each).hidden = each !== state.view;
+    byId(`view-${each}`).hidden = each !== state.view;
     const tab = byId(`tab-${each}`);
     tab.setAttribute("aria-selected", String(each === state.view));
     tab.tabIndex = each === state.view ? 0 : -1;

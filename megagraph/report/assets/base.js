@@ -2,6 +2,8 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 
+const there = (child) => child !== null && child !== undefined && child !== false;
+
 /** An element. `props`: class, text, on… handlers, and attributes. Nothing is ever parsed as HTML. */
 function el(tag, props = {}, ...children) {
   return fill(document.createElement(tag), props, children);
@@ -18,7 +20,7 @@ function fill(node, props, children) {
     else if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else node.setAttribute(name, value === true ? "" : value);
   }
-  node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  node.append(...children.flat().filter(there));
   return node;
 }
 

@@ -22,5 +22,5 @@ function buildChecks(overview) {
         el("header", {}, agentLink(agents.findIndex((agent) => agent.name === asked.agent), asked.agent), el("span", { class: "tag", text: asked.answer === null ? "open" : "answered" })),
         passage(asked.question, 6), asked.answer !== null && el("blockquote", { dir: "auto", text: asked.answer }))));
   }
-  byId("checks").replaceChildren(...parts);
+  byId("view-checks").replaceChildren(...parts.filter(there));
 }

@@ -23,7 +23,7 @@ function buildCost() {
       },
     })));
   cost.table = el("table");
-  byId("cost").append(el("div", { class: "tools" }, choice), cost.table);
+  byId("view-cost").append(el("div", { class: "tools" }, choice), cost.table);
 }
 
 function drawCost() {

@@ -4,7 +4,7 @@ const filesView = {};
 
 function buildFiles() {
   filesView.list = el("div", { class: "list" });
-  byId("files").append(filesView.list);
+  byId("view-files").append(filesView.list);
 }
 
 const fileFits = (file, query) => !query || file.path.toLowerCase().includes(query) || file.changes.some((change) => change.agent.includes(query) || change.patch.toLowerCase().includes(query));

@@ -17,7 +17,7 @@ function buildMail() {
     }, `${name || "all"} `, el("b", { text: count(name ? numbers[name] : texts.mail.length) })));
   }
   mail.list = el("div", { class: "list" });
-  byId("mail").append(el("div", { class: "tools" }, mail.chips), mail.list);
+  byId("view-mail").append(el("div", { class: "tools" }, mail.chips), mail.list);
 }
 
 const mailFits = (letter, query) => !query || letter[5].toLowerCase().includes(query) || letter[1].includes(query) || (letter[2] >= 0 && agents[letter[2]].name.includes(query));

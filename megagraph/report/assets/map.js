@@ -15,8 +15,8 @@ function buildMap() {
     })));
   map.crumbs = el("div", { class: "crumbs" });
   map.face = el("div", { class: "icicle" });
-  byId("map").append(el("div", { class: "tools" }, choice, map.crumbs, el("p", { class: "hint", text: "A click looks into a branch, and opens an agent that leads nobody." })), map.face);
-  new ResizeObserver(() => drawMap()).observe(byId("map"));
+  byId("view-map").append(el("div", { class: "tools" }, choice, map.crumbs, el("p", { class: "hint", text: "A click looks into a branch, and opens an agent that leads nobody." })), map.face);
+  new ResizeObserver(() => drawMap()).observe(byId("view-map"));
 }
 
 const weigh = (agent) => ({ agents: agent.branch.agents, tokens: agent.branch.input + agent.branch.output, calls: agent.branch.calls })[map.weight] || 0;
@@ -58,7 +58,9 @@ function drawMap() {
     cell.style.top = `${y}px`;
     cell.style.width = `${column - 2}px`;
     cell.style.height = `${Math.max(0.6, tall - (tall > 4 ? 1 : 0))}px`;
-    if (tall >= 12) {
+    if (tall > 60) cell.classList.add("tall");
+    if (tall < 5) cell.classList.add("line");
+    if (tall >= 9) {
       cell.append(el("b", { text: agent.name }));
       if (tall >= 30 && !narrow) cell.append(el("span", { text: agent.members.length ? many(agent.branch.agents - 1, "agent") + " below" : agent.role }));
       if (tall < 18) cell.classList.add("tiny");

@@ -31,9 +31,9 @@ function buildOutline() {
   outline.tree.addEventListener("mousemove", tipOfRow);
   outline.tree.addEventListener("mouseleave", () => { byId("tip").hidden = true; });
   outline.none = nothing("No agent fits.");
-  byId("timeline").append(el("div", { class: "tools" }, chips, fold, legend), outline.axis, outline.tree, outline.none);
+  byId("view-timeline").append(el("div", { class: "tools" }, chips, fold, legend), outline.axis, outline.tree, outline.none);
   addEventListener("scroll", drawRows, { passive: true });
-  new ResizeObserver(() => { outline.drawn.forEach((row) => row.remove()); outline.drawn.clear(); drawAxis(); drawRows(); }).observe(byId("timeline"));
+  new ResizeObserver(() => { outline.drawn.forEach((row) => row.remove()); outline.drawn.clear(); drawAxis(); drawRows(); }).observe(byId("view-timeline"));
   refreshOutline();
 }
 
@@ -102,6 +102,11 @@ function drawAxis() {
     const late = x > width - 40;
     face.append(svg("text", { x: late ? width : x, y: 17, "text-anchor": late ? "end" : x ? "middle" : "start", text: tick ? span(tick).replace(" 00 s", "").replace(" 00 min", "").replace(".0 s", " s") : "0" }));
     grid.append(svg("line", { x1: `${(tick / stretch()) * 100}%`, x2: `${(tick / stretch()) * 100}%`, y1: 0, y2: "100%" }));
+  }
+  if (run.judged !== null && run.worked - run.judged > stretch() / 50) {
+    const x = (run.judged / stretch()) * 100;
+    grid.prepend(svg("rect", { class: "judged", x: `${x}%`, width: `${100 - x}%`, y: 0, height: "100%" }),
+      svg("text", { class: "judged", x: `${(x + 100) / 2}%`, y: 20, "text-anchor": "middle", text: "checks" }));
   }
   for (const pause of run.breaks) {
     const x = `${(pause / stretch()) * 100}%`;
