@@ -78,7 +78,8 @@ function marked(text, query = state.query) {
 /** A text that may be long: some lines of it, and a button for the rest. */
 function passage(text, most = 12, kind = "prose") {
   const node = el("div", { class: `passage ${kind}`, dir: "auto" }, marked(text));
-  const lines = text.split("\n", 400).reduce((sum, line) => sum + 1 + Math.floor(line.length / 110), 0);
+  const wide = Math.min(110, (innerWidth - 32) / 7.2);
+  const lines = text.split("\n", 400).reduce((sum, line) => sum + 1 + Math.floor(line.length / wide), 0);
   if (lines <= most + 3) return node;
   node.classList.add("folded");
   node.style.setProperty("--lines", most);

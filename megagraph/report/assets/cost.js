@@ -13,7 +13,7 @@ const COLUMNS = {
 };
 
 function buildCost() {
-  const choice = el("div", { class: "chips", role: "group", "aria-label": "Count" }, { branch: "with everybody below", own: "each alone" } && Object.entries({ branch: "with everybody below", own: "each alone" }).map(([name, text]) =>
+  const choice = el("div", { class: "chips", role: "group", "aria-label": "Count" }, Object.entries({ branch: "with everybody below", own: "each alone" }).map(([name, text]) =>
     el("button", {
       type: "button", class: "chip", "aria-pressed": String(cost.by === name), text,
       onclick: (event) => {

@@ -46,7 +46,7 @@ function drawMap() {
   };
   lay(map.root, 0, 0, height);
   map.face.style.height = `${height}px`;
-  const narrow = matchMedia("(max-width: 760px)").matches;
+  const narrow = matchMedia("screen and (max-width: 760px)").matches;
   map.face.replaceChildren(...cells.filter((cell) => cell.tall >= 0.4).map(({ n, x, y, tall }) => {
     const agent = agents[n];
     const cell = el("button", {

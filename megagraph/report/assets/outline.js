@@ -2,7 +2,7 @@
 
 const outline = { open: new Set(), rows: [], at: 0, only: "", drawn: new Map(), all: false };
 
-const HEIGHT = () => (matchMedia("(max-width: 760px)").matches ? 46 : 30);
+const HEIGHT = () => (matchMedia("screen and (max-width: 760px)").matches ? 46 : 30);
 
 function buildOutline() {
   unfoldAtFirst();
@@ -100,7 +100,7 @@ function drawAxis() {
   for (const tick of ticks(width)) {
     const x = (tick / stretch()) * width;
     const late = x > width - 40;
-    face.append(svg("text", { x: late ? width : x, y: 17, "text-anchor": late ? "end" : x ? "middle" : "start", text: tick ? span(tick).replace(" 00 s", "").replace(" 00 min", "").replace(".0 s", " s") : "0" }));
+    face.append(svg("text", { x: `${late ? 100 : (tick / stretch()) * 100}%`, y: 17, "text-anchor": late ? "end" : x ? "middle" : "start", text: tick ? span(tick).replace(" 00 s", "").replace(" 00 min", "").replace(".0 s", " s") : "0" }));
     grid.append(svg("line", { x1: `${(tick / stretch()) * 100}%`, x2: `${(tick / stretch()) * 100}%`, y1: 0, y2: "100%" }));
   }
   if (run.judged !== null && run.worked - run.judged > stretch() / 50) {
