@@ -8,7 +8,6 @@ import contextlib
 import itertools
 import json
 import shutil
-import signal
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+
+from tests.commands import until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -70,7 +71,7 @@ class Tab:
     async def until(self, script: str, seconds: float = 30) -> None:
         """Wait until an expression is true."""
         async with asyncio.timeout(seconds):
-            while not await self.run(script):
+            while not await self.run(script):  # noqa: ASYNC110 - what happens in the page is no event here
                 await asyncio.sleep(0.02)
 
     async def press(self, *keys: str) -> None:
@@ -103,7 +104,8 @@ class Tab:
         await self.send("Emulation.setEmulatedMedia", features=[scheme])
 
     async def picture(self, path: Path) -> None:
-        path.write_bytes(base64.b64decode((await self.send("Page.captureScreenshot"))["data"]))
+        shot = await self.send("Page.captureScreenshot")
+        await asyncio.to_thread(path.write_bytes, base64.b64decode(shot["data"]))
 
     async def print(self) -> bytes:
         """The page as it is printed, a PDF."""
@@ -160,7 +162,7 @@ async def browser() -> AsyncIterator[Tab]:
             stderr=asyncio.subprocess.DEVNULL,
         )
         try:
-            port = await _port(Path(profile))
+            port = await asyncio.to_thread(_port, Path(profile))
             async with aiohttp.ClientSession() as session:
                 async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
                     pages = [target for target in await answer.json() if target["type"] == "page"]
@@ -171,14 +173,12 @@ async def browser() -> AsyncIterator[Tab]:
                 await tab.close()
         finally:
             with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGKILL)
+                process.kill()
             await process.wait()
 
 
-async def _port(profile: Path) -> int:
+def _port(profile: Path) -> int:
     """Where the browser listens, once it has said so."""
     file = profile / "DevToolsActivePort"
-    async with asyncio.timeout(60):
-        while not file.exists() or not file.read_text().strip():
-            await asyncio.sleep(0.02)
+    until(lambda: file.exists() and bool(file.read_text().strip()), 60)
     return int(file.read_text().splitlines()[0])

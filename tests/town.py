@@ -29,18 +29,28 @@ TURNED = "safe\u202egpj.exe"
 
 DEPARTMENTS = ("survey", "roads", "water", "power", "housing", "schools", "parks", "health", "trade")
 _ROLES = ("director of {}", "", "team lead, {}", "works on {}")
-_SYLLABLES = "ba de fi go hu ka le mi no pu ra se ti vo wa xe yi zo cha dri fla gru ple sto tra".split()
 
 
 def limits(agents: int) -> Limits:
     """Limits under which the town is built to its end."""
-    return Limits(agents=agents + 10, calls=20 * agents, width=agents, depth=6, rounds=100, input_tokens=10**9, output_tokens=10**9)
+    return Limits(
+        agents=agents + 10,
+        calls=20 * agents,
+        width=agents,
+        depth=6,
+        rounds=100,
+        input_tokens=10**9,
+        output_tokens=10**9,
+    )
 
 
 def words(seed: str, count: int) -> str:
     """Prose that no compression makes small: invented words, the same for the same seed."""
     chance = random.Random(seed)
-    made = ["".join(chance.choices(_SYLLABLES, k=chance.randint(1, 4))) for _ in range(count)]
+    made = [
+        "".join(chance.choice("bdfgklmnprstvwz") + chance.choice("aeiou") for _ in range(chance.randint(1, 4)))
+        for _ in range(count)
+    ]
     return " ".join(word + ("." if not (n + 1) % 11 else "") for n, word in enumerate(made))
 
 

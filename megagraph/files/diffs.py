@@ -20,7 +20,9 @@ class FileDiff:
     patch: str
 
 
-def between(old_repo: pygit2.Repository, old: pygit2.Commit, repo: pygit2.Repository, new: pygit2.Commit) -> list[FileDiff]:
+def between(
+    old_repo: pygit2.Repository, old: pygit2.Commit, repo: pygit2.Repository, new: pygit2.Commit
+) -> list[FileDiff]:
     """What leads from one version to another, which may be of another repository."""
     was, now = dict(files_of(old.tree)), dict(files_of(new.tree))
     diffs = []
@@ -46,6 +48,7 @@ def made_by(commit: pygit2.Commit) -> list[FileDiff]:
     return [
         FileDiff(patch.delta.new_file.path, _STATUS.get(patch.delta.status_char(), "changed"), _text(patch))
         for patch in diff
+        if patch is not None
     ]
 
 

@@ -205,7 +205,9 @@ def _count(member: Member, turn: Turn, cached: int) -> None:
 def _hunks(patch: str) -> str:
     """A unified diff without its head, which says what is known: the path and the ids."""
     start = patch.find("\n@@")
-    return patch[start + 1 :] if start >= 0 else patch.rpartition("+++ ")[0] if "\nBinary" not in patch else "(binary)"
+    if start >= 0:
+        return patch[start + 1 :]
+    return "(binary)" if "\nBinary files " in patch else "(no text)"
 
 
 def _lines(patch: str) -> tuple[int, int]:

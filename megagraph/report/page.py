@@ -146,8 +146,7 @@ def _overview(story: Story, room: Room) -> dict[str, Any]:
         "report": _shown(story.report, 6000),
         "agents": [_member(member, line) for member in story.members],
         "checks": [
-            {"name": _shown(v.check, 300), "passed": v.passed, "detail": _shown(v.detail, 4000)}
-            for v in story.verdicts
+            {"name": _shown(v.check, 300), "passed": v.passed, "detail": _shown(v.detail, 4000)} for v in story.verdicts
         ],
         "questions": [
             {
