@@ -30,6 +30,8 @@ TURNED = "safe\u202egpj.exe"
 DEPARTMENTS = ("survey", "roads", "water", "power", "housing", "schools", "parks", "health", "trade")
 _ROLES = ("director of {}", "", "team lead, {}", "works on {}")
 
+_SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvwz" for vowel in "aeiou"]
+
 
 def limits(agents: int) -> Limits:
     """Limits under which the town is built to its end."""
@@ -47,10 +49,7 @@ def limits(agents: int) -> Limits:
 def words(seed: str, count: int) -> str:
     """Prose that no compression makes small: invented words, the same for the same seed."""
     chance = random.Random(seed)
-    made = [
-        "".join(chance.choice("bdfgklmnprstvwz") + chance.choice("aeiou") for _ in range(chance.randint(1, 4)))
-        for _ in range(count)
-    ]
+    made = ["".join(chance.choices(_SYLLABLES, k=chance.randint(1, 4))) for _ in range(count)]
     return " ".join(word + ("." if not (n + 1) % 11 else "") for n, word in enumerate(made))
 
 

@@ -26,7 +26,7 @@ function levels(n) {
 }
 
 function drawMap() {
-  if (state.view !== "map" || !map.face.clientWidth) return;
+  if (state.view !== "map" || !map.face.clientWidth || !agents.length) return;
   const way = [map.root, ...above(map.root)].reverse();
   map.crumbs.replaceChildren(...way.flatMap((n, place) => [place ? " › " : "", el("button", { type: "button", class: "quiet", text: agents[n].name, onclick: () => zoom(n) })]));
   const width = map.face.clientWidth;
