@@ -25,8 +25,6 @@ SCRIPTS = ("base", "tree", "outline", "map", "mail", "files", "checks", "cost", 
 
 _MARK = '<meta name="generator" content="megagraph report'
 _HOLE = re.compile(r"\{\{(\w+)\}\}")
-_BEST_RATIO = 10
-"""Texts that are longer than this many times the room are not compressed to find out that they do not fit."""
 
 
 class Room(NamedTuple):
@@ -106,16 +104,21 @@ def _hash(text: str) -> str:
 
 def _fitting(story: Story, most: int) -> tuple[str, str]:
     """The overview and the texts, packed, as long as there is room for."""
-    packed = "", ""
+    packed, ratio = ("", ""), 0.1
     for room in _ROOMS:
-        overview, texts = _overview(story, room), _texts(story, room)
-        plain = json.dumps(texts, ensure_ascii=False, separators=(",", ":"))
-        if len(plain) > _BEST_RATIO * most and room is not _ROOMS[-1]:
+        texts = _json(_texts(story, room))
+        # What would be far too long, by what compression made of the last try, is not tried.
+        if len(texts) * ratio * 0.8 > most and room is not _ROOMS[-1]:
             continue
-        packed = _pack(json.dumps(overview, ensure_ascii=False, separators=(",", ":"))), _pack(plain)
+        packed = _pack(_json(_overview(story, room))), _pack(texts)
+        ratio = len(packed[1]) / len(texts)
         if sum(map(len, packed)) <= most:
             break
     return packed
+
+
+def _json(data: Any) -> str:
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
 
 
 def _pack(text: str) -> str:
