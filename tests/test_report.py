@@ -167,6 +167,11 @@ async def _has_every_view(tab: Tab) -> None:
     await tab.until("document.querySelector('.diff ins mark')?.textContent === 'mended'")
     await tab.click("#tab-texts")
     await tab.until("document.querySelector('#view-texts mark') !== null")
+    await tab.click("#view-texts .who")
+    await tab.until("document.querySelector('.turn.sought mark')?.textContent === 'mended'")
+    await tab.press("Escape")
+    await tab.until("document.getElementById('agent').hidden")
+    await tab.press("/")
     await tab.press("Escape")
 
 

@@ -25,19 +25,47 @@ function drawAgent() {
   const report = texts.reports[agent.n];
   if (report) panel.append(el("h3", { text: "Report" }), passage(report, 10));
   else if (agent.note) panel.append(el("h3", { text: "Last heard of" }), passage(agent.note, 4));
+  panel.append(...touched(agent));
   const turns = texts.turns[agent.n] || [];
   panel.append(el("h3", {}, "Conversation ", el("small", { text: many(agent.calls, "turn") })));
   const list = el("ol", { class: "turns" });
   panel.append(list);
-  if (turns.length) inParts(list, turns, turnRow, 25);
+  const sought = turns.findIndex((turn) => state.step && turn.step === state.step);
+  if (turns.length) inParts(list, turns, turnRow, Math.max(25, sought + 5));
   else list.append(nothing("It has not had a turn."));
   panel.scrollTop = 0;
+  if (sought < 0) return;
+  list.children[sought].classList.add("sought");
+  panel.scrollTop = list.children[sought].getBoundingClientRect().top - panel.getBoundingClientRect().top - 110;
 }
 
 function team(agent) {
   const list = el("div", { class: "team" });
   inParts(list, agent.members, (n) => el("span", { class: "mate" }, glyph(agents[n].state), agentLink(n)), 60);
   return el("div", {}, el("h3", {}, "Team ", el("small", { text: agent.members.length === agent.branch.agents - 1 ? "" : `${count(agent.branch.agents - 1)} with their teams` })), list);
+}
+
+/** The files that an agent has changed. */
+function touched(agent) {
+  const rows = [];
+  for (const file of texts.files) {
+    const own = file.changes.filter((change) => change.agent === agent.name);
+    if (own.length) rows.push([file.path, own.reduce((sum, change) => sum + change.added, 0), own.reduce((sum, change) => sum + change.removed, 0)]);
+  }
+  if (!rows.length) return [];
+  const list = el("div", { class: "touched" });
+  list.append(...rows.slice(0, 40).flatMap(([path, added, removed]) => [
+    el("button", { type: "button", class: "quiet", text: path, title: "Show its changes", onclick: () => openFile(path) }),
+    el("span", { class: "plusminus" }, el("ins", { text: `+${count(added)}` }), " ", el("del", { text: `−${count(removed)}` })),
+  ]));
+  return [el("h3", {}, "Files ", el("small", { text: rows.length > 40 ? `40 of ${count(rows.length)}` : "" })), list];
+}
+
+/** The changes of one file: the view of files, narrowed to it. */
+function openFile(path) {
+  byId("search").value = path;
+  location.hash = "#files";
+  find(path);
 }
 
 const figure = (name, value) => el("div", {}, el("dt", { text: name }), el("dd", { text: value }));

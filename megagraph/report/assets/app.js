@@ -99,7 +99,7 @@ function conversationHits(query) {
       for (const text of [turn.said, ...turn.heard, ...turn.calls.flatMap(([tool, args, , result]) => [tool, ...args.map((arg) => arg[1]), result])]) {
         const at = text.toLowerCase().indexOf(query);
         if (at < 0) continue;
-        found.push([agent.n, turn, `${at > 90 ? "…" : ""}${text.slice(Math.max(0, at - 90), at + 160)}`]);
+        found.push([agent.n, turn, `${at > 90 ? "…" : ""}${text.slice(Math.max(0, at - 90), at + 160).split(/\s+/).join(" ")}`]);
         break;
       }
     }
@@ -112,7 +112,7 @@ function drawTexts() {
   byId("view-texts").replaceChildren(list);
   if (!hits.length) return list.append(nothing("No conversation has it."));
   return inParts(list, hits, ([n, turn, text]) => el("article", { class: "letter" },
-    el("header", {}, agentLink(n), el("span", { text: `turn ${turn.step}` }), el("time", { text: `at ${span(turn.at)}` })), passage(text, 4)));
+    el("header", {}, agentLink(n, "", turn.step), el("span", { text: `turn ${turn.step}` }), el("time", { text: `at ${span(turn.at)}` })), passage(text, 4)));
 }
 
 const BUILD = { map: buildMap, mail: buildMail, files: buildFiles, checks: () => buildChecks(overview), cost: buildCost };
@@ -129,12 +129,13 @@ function drawView(view = state.view) {
   return DRAW[view]();
 }
 
-/** The address says what is shown: `#view` or `#view/agent`. */
+/** The address says what is shown: `#view` `#view/agent`, or `#view/agent/turn`. */
 function route() {
-  const [view, name] = location.hash.slice(1).split("/");
+  const [view, name, step] = location.hash.slice(1).split("/");
   const before = state.view;
   state.view = view in VIEWS && (view !== "texts" || state.query) ? view : "timeline";
   state.agent = agents.findIndex((agent) => agent.name === name);
+  state.step = Number(step) || 0;
   for (const each of Object.keys(VIEWS)) {
     byId(`view-${each}`).hidden = each !== state.view;
     const tab = byId(`tab-${each}`);

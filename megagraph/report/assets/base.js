@@ -56,7 +56,7 @@ async function unpack(id) {
   return new Response(stream).json();
 }
 
-const state = { query: "", view: "timeline", agent: -1 };
+const state = { query: "", view: "timeline", agent: -1, step: 0 };
 const STATES = {
   thinking: ["●", "thinking"], acting: ["●", "acting"], waiting: ["○", "waiting"], asking: ["?", "asking"],
   reported: ["✓", "reported"], incomplete: ["!", "incomplete"], failed: ["✗", "failed"], done: ["✓", "done"],

@@ -58,13 +58,13 @@ function density(n, bins = 150) {
 
 const fits = (agent, query) => agent.name.includes(query) || agent.role.toLowerCase().includes(query) || agent.note.toLowerCase().includes(query);
 
-const agentHash = (n) => `#${state.view}/${agents[n].name}`;
+const agentHash = (n, step = 0) => `#${state.view}/${agents[n].name}${step ? `/${step}` : ""}`;
 
-/** A link to an agent's page; who is none (the system, a person, an agent of old) is only named. */
-function agentLink(n, name = "") {
+/** A link to an agent's page, perhaps to a turn there; who is none (the system, a person) is only named. */
+function agentLink(n, name = "", step = 0) {
   if (n < 0) return el("span", { class: "who", text: name });
-  const link = el("a", { class: "who", href: agentHash(n) }, marked(agents[n].name));
+  const link = el("a", { class: "who", href: agentHash(n, step) }, marked(agents[n].name));
   // The view may have changed since the link was made.
-  link.addEventListener("click", () => { link.href = agentHash(n); });
+  link.addEventListener("click", () => { link.href = agentHash(n, step); });
   return link;
 }
