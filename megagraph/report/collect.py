@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from megagraph.display import standing
 from megagraph.ledger import Ledger, load_answer
 from megagraph.report.story import Facts, File, FileChange, Mail, Member, Question, Story, ToolUse, Turn
 from megagraph.report.timeline import Timeline
@@ -28,24 +29,26 @@ def collect(run: Run, ledger: Ledger) -> Story:
 class _Collector:
     def __init__(self, run: Run, ledger: Ledger) -> None:
         self._run, self._ledger = run, ledger
-        self._status = run.status
+        self._result = run.outcome()
+        self._status = self._result.status
         now = time.time() if self._status == "running" else None
         self._timeline = Timeline(ledger.events(), now)
         self._agents = ledger.agents()
         self._places = {spec.name: n for n, (spec, _, _) in enumerate(self._agents)}
 
     def story(self) -> Story:
+        # Of a run that is at work: a letter is there before the call that reads it, so the calls are read first.
+        calls = self._rows("SELECT * FROM calls WHERE run = ? ORDER BY agent, step")
         mail, letters = self._mail()
         files, older = self._files(self._run.workspace)
         reports = {n: report.text() for n, (_, report, _) in enumerate(self._agents) if report}
-        result = self._run.outcome()
         members = self._members()
-        turns = self._turns(members, letters)
+        turns = self._turns(calls, members, letters)
         return Story(
             self._facts(),
-            result.report.text() if result.report else "",
+            self._result.report.text() if self._result.report else "",
             members,
-            list(result.verdicts),
+            list(self._result.verdicts),
             self._questions(),
             mail,
             files,
@@ -55,9 +58,7 @@ class _Collector:
         )
 
     def _facts(self) -> Facts:
-        from megagraph.display import standing
-
-        row, result, view = self._run.row, self._run.outcome(), self._timeline.view
+        row, result, view = self._run.row, self._result, self._timeline.view
         return Facts(
             id=self._run.id,
             goal=row["goal"],
@@ -112,13 +113,13 @@ class _Collector:
         ]
         return mail, {row["id"]: n for n, row in enumerate(rows)}
 
-    def _turns(self, members: list[Member], letters: Mapping[str, int]) -> dict[int, list[Turn]]:
+    def _turns(self, calls: list[Any], members: list[Member], letters: Mapping[str, int]) -> dict[int, list[Turn]]:
         """The conversation of each agent; what it used is counted on the way."""
         done: dict[tuple[str, int], dict[int, Any]] = defaultdict(dict)
         for row in self._rows("SELECT agent, step, idx, ok, result, seconds FROM tool_calls WHERE run = ?"):
             done[row["agent"], row["step"]][row["idx"]] = row
         turns: dict[int, list[Turn]] = defaultdict(list)
-        for row in self._rows("SELECT * FROM calls WHERE run = ? ORDER BY agent, step"):
+        for row in calls:
             place = self._places.get(row["agent"])
             if place is None:
                 continue
@@ -130,9 +131,9 @@ class _Collector:
 
     def _turn(self, row: Any, done: Mapping[int, Any], letters: Mapping[str, int], first: bool) -> Turn:
         heard, read = json.loads(row["heard"]), json.loads(row["letters"])
-        if read and len(heard) > (0 if not first else 1):
+        if read and len(heard) > int(first):
             # The letters are told apart from the rest: they come after the task, which is heard at first.
-            del heard[1 if first else 0]
+            del heard[int(first)]
         answer = load_answer(json.loads(row["answer"]))
         asked = [(call["name"], call["args"]) for call in answer.tool_calls]
         asked += [(call["name"] or "", {"": call["args"] or ""}) for call in answer.invalid_tool_calls]
@@ -155,8 +156,8 @@ class _Collector:
         rows = self._rows("SELECT agent, question, answer FROM questions WHERE run = ? ORDER BY asked")
         return [Question(row["agent"], row["question"], row["answer"]) for row in rows]
 
-    def _files(self, workspace: Workspace) -> tuple[list[File], int]:
-        """The files there are and were, and how many older changes were not read."""
+    def _files(self, workspace: Workspace) -> tuple[list[File], bool]:
+        """The files there are and were, and whether there are older changes than those that were read."""
         files = {entry.path: File(entry.path, entry.size) for entry in workspace.files()}
         changes = workspace.log(limit=MOST_CHANGES + 1)
         for change in changes[:MOST_CHANGES]:
@@ -174,7 +175,7 @@ class _Collector:
                         _hunks(diff.patch),
                     )
                 )
-        return [files[path] for path in sorted(files)], max(0, len(changes) - MOST_CHANGES)
+        return [files[path] for path in sorted(files)], len(changes) > MOST_CHANGES
 
     def _rows(self, sql: str) -> list[Any]:
         return list(self._ledger.database.read(sql, (self._ledger.run,)))

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from megagraph import __version__
 from megagraph.errors import UsageError
 from megagraph.report.story import FileChange, Mail, Member, Story, Turn
+from megagraph.report.timeline import shortened
 from megagraph.view import clean, one_line
 
 MOST_BYTES = 1_900_000
@@ -36,6 +37,8 @@ class Room(NamedTuple):
     """Turns of one agent; of more, the ones in the middle are left out."""
     changes: int
     """Changes of one file, the newest ones."""
+    spans: int = 160
+    """Spans of one agent in the timeline; the shortest are joined."""
 
 
 _ROOMS = (
@@ -44,11 +47,11 @@ _ROOMS = (
     Room(5_000, 600, 60),
     Room(2_400, 300, 40),
     Room(1_200, 200, 20),
-    Room(600, 100, 10),
-    Room(300, 60, 6),
-    Room(160, 24, 3),
-    Room(80, 8, 1),
-    Room(40, 2, 0),
+    Room(600, 100, 10, 80),
+    Room(300, 60, 6, 60),
+    Room(160, 24, 3, 40),
+    Room(80, 8, 1, 24),
+    Room(40, 2, 0, 12),
 )
 
 
@@ -79,9 +82,9 @@ def write(text: str, path: Path) -> Path:
     Raises `UsageError` where that would replace a file that is no report.
     """
     if path.exists() and not _is_report(path):
-        raise UsageError(f"{path} is there already, and is no report.", "Name another file with -o.")
+        raise UsageError(f"{path} is there already, and is no report.", "Name another file.")
     if not path.parent.is_dir():
-        raise UsageError(f"there is no folder {path.parent}.", "Make it, or name another file with -o.")
+        raise UsageError(f"there is no folder {path.parent}.", "Make it, or name another file.")
     new = path.with_name(f".{path.name}.new")
     try:
         new.write_text(text, encoding="utf-8")
@@ -136,7 +139,6 @@ def _shown(text: str, most: int) -> str:
 
 def _overview(story: Story, room: Room) -> dict[str, Any]:
     """What is shown at first: the run, its agents in time, its checks."""
-    line = min(room.text, 300)
     facts = vars(story.facts) | {
         "goal": _shown(story.facts.goal, 4000),
         "reason": _shown(story.facts.reason, 600),
@@ -147,7 +149,7 @@ def _overview(story: Story, room: Room) -> dict[str, Any]:
     return {
         "run": facts,
         "report": _shown(story.report, 6000),
-        "agents": [_member(member, line) for member in story.members],
+        "agents": [_member(member, room) for member in story.members],
         "checks": [
             {"name": _shown(v.check, 300), "passed": v.passed, "detail": _shown(v.detail, 4000)} for v in story.verdicts
         ],
@@ -164,10 +166,12 @@ def _overview(story: Story, room: Room) -> dict[str, Any]:
     }
 
 
-def _member(member: Member, line: int) -> dict[str, Any]:
+def _member(member: Member, room: Room) -> dict[str, Any]:
+    line = min(room.text, 300)
     return vars(member) | {
         "role": _shown(member.role, line),
         "note": _shown(member.note, line),
+        "spans": shortened(member.spans, room.spans),
         "cost": None if member.cost is None else round(member.cost, 6),
         "thinking": round(member.thinking, 2),
     }

@@ -110,7 +110,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class FileChange:
-    """One change of one file. `agent` is empty where nobody of the organisation made it."""
+    """One change of one file. `agent` is `input` where it came with the run's material."""
 
     agent: str
     time: float
@@ -154,5 +154,5 @@ class Story:
     reports: dict[int, str]
     """What agents have handed in last."""
     turns: dict[int, list[Turn]]
-    older_changes: int = 0
-    """Changes of files that were too many to be read."""
+    older_changes: bool = False
+    """Whether files have changed so often that only the newest changes were read."""

@@ -10,9 +10,6 @@ from megagraph.report.story import Span
 from megagraph.specs import BOSS
 from megagraph.view import View
 
-MOST_SPANS = 160
-"""Of one agent; of more, the shortest are joined to those before them."""
-
 
 class Clock:
     """Turns the time of day into milliseconds that the run had worked."""
@@ -64,7 +61,7 @@ class Timeline:
             self._close(name, self.end)
 
     def spans(self, agent: str) -> list[Span]:
-        return shortened(self._spans.get(agent, []))
+        return self._spans.get(agent, [])
 
     def began(self, agent: str) -> int:
         spans = self._spans.get(agent)
@@ -87,8 +84,8 @@ class Timeline:
             self._spans.setdefault(name, []).append((begun, now, state))
 
 
-def shortened(spans: list[Span], most: int = MOST_SPANS) -> list[Span]:
-    """At most `most` spans over the same time."""
+def shortened(spans: list[Span], most: int) -> list[Span]:
+    """At most `most` spans over the same time: the shortest are joined to those before them."""
     least = 1
     while len(spans) > most:
         kept: list[Span] = []
