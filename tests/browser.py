@@ -169,6 +169,7 @@ async def browser() -> AsyncIterator[Tab]:
                 tab = Tab(await session.ws_connect(pages[0]["webSocketDebuggerUrl"], max_msg_size=0))
                 for domain in ("Page", "Runtime", "Log", "Network"):
                     await tab.send(f"{domain}.enable")
+                await tab.send("Emulation.setFocusEmulationEnabled", enabled=True)
                 yield tab
                 await tab.close()
         finally:

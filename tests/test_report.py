@@ -118,6 +118,7 @@ async def _goes_by_keys(tab: Tab) -> None:
     await tab.press("ArrowRight", "ArrowRight", "ArrowDown")
     second = await tab.run(at)
     assert second != "row-0"
+    assert await tab.run(f"getComputedStyle(document.getElementById({at})).boxShadow") != "none", "focus is seen"
     await tab.press("End")
     assert await tab.run(f"document.getElementById({at}).getBoundingClientRect().bottom <= innerHeight + 8")
     await tab.press("Home", "ArrowDown", "Enter")

@@ -8,7 +8,7 @@ function buildHead() {
   const passed = overview.checks.filter((check) => check.passed).length;
   const good = run.passed ? "good" : ["running", "paused", "asking", "interrupted"].includes(run.status) ? "open" : "bad";
   const sum = agents[0]?.branch || { calls: 0, input: 0, output: 0, cost: null };
-  const about = [`run ${run.id.slice(0, 8)}`, run.scenario, run.rehearsal ? "rehearsal: a script plays the agents" : run.model, `started ${when(run.created)}`].filter(Boolean);
+  const about = [`run ${run.id.slice(0, 8)}`, run.scenario, run.rehearsal ? "rehearsal: a script plays the agents" : run.model, `started ${when(run.created)}`, run.status === "done" ? "" : `as it stood ${when(run.told)}`].filter(Boolean);
   const title = headline(run.goal.trim());
   const goal = el("h1", { dir: "auto", text: title || "(no goal)" });
   const more = title.length < run.goal.trim().length ? el("details", { class: "goal" }, el("summary", { text: "the whole goal" }), el("div", { class: "prose", dir: "auto", text: run.goal })) : null;

@@ -33,7 +33,11 @@ function buildOutline() {
   outline.none = nothing("No agent fits.");
   byId("view-timeline").append(el("div", { class: "tools" }, chips, fold, legend), outline.axis, outline.tree, outline.none);
   addEventListener("scroll", drawRows, { passive: true });
-  new ResizeObserver(() => { outline.drawn.forEach((row) => row.remove()); outline.drawn.clear(); drawAxis(); drawRows(); }).observe(byId("view-timeline"));
+  new ResizeObserver(([seen]) => {
+    // Only the width matters: the height changes with every fold.
+    if (seen.contentRect.width && seen.contentRect.width !== outline.width) refreshOutline();
+    outline.width = seen.contentRect.width || outline.width;
+  }).observe(byId("view-timeline"));
   refreshOutline();
 }
 
@@ -69,7 +73,7 @@ function refreshOutline() {
     if (narrow && !shown.has(n)) return;
     const members = narrow ? agents[n].members.filter((m) => shown.has(m)) : agents[n].members;
     const open = narrow ? members.length > 0 : outline.open.has(n);
-    outline.rows.push({ n, place, size, open, dim: Boolean(narrow) && !hits.has(n) });
+    outline.rows.push({ n, place, size, open, lead: members.length > 0, dim: Boolean(narrow) && !hits.has(n) });
     if (open) members.forEach((m, i) => grow(m, i + 1, members.length));
   };
   if (agents.length) grow(0, 1, 1);
@@ -137,9 +141,8 @@ function drawRows() {
   mark();
 }
 
-function drawRow({ n, place, size, open, dim }, at, width) {
+function drawRow({ n, place, size, open, lead, dim }, at, width) {
   const agent = agents[n];
-  const lead = agent.members.length > 0;
   const folded = lead && !open;
   const row = el("div", {
     class: `row${dim ? " dim" : ""}`, role: "treeitem", id: `row-${n}`, "data-at": at,
@@ -165,6 +168,9 @@ function drawRow({ n, place, size, open, dim }, at, width) {
   return row;
 }
 
+/** At work a bar is whole; at rest it is a line, a thicker one where something is wrong. */
+const TALL = { thinking: 1, acting: 1, asking: 1, failed: 0.5, incomplete: 0.5, waiting: 0.2, reported: 0.2, done: 0.2 };
+
 /** The time of one agent; under it, where its members are folded away, how many of those were at work. */
 function bars(n, width, folded = false, height = 20) {
   const face = svg("svg", { class: "bars", viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", "aria-hidden": "true" });
@@ -172,8 +178,7 @@ function bars(n, width, folded = false, height = 20) {
   const full = folded ? height * 0.5 : height * 0.6;
   const top = folded ? 1 : height * 0.2;
   for (const [from, until, name] of agents[n].spans) {
-    const thin = name === "waiting" || name === "reported" || name === "done";
-    const tall = thin ? Math.max(2, full * 0.2) : full;
+    const tall = Math.max(2, full * TALL[name]);
     face.append(svg("rect", { class: `is-${name}`, x: (from * scale).toFixed(1), width: Math.max(1, (until - from) * scale).toFixed(1), y: top + (full - tall) / 2, height: tall }));
   }
   if (folded) {
@@ -219,7 +224,7 @@ function onTreeKey(event) {
   const row = outline.rows[outline.at];
   if (!row) return;
   const page = Math.max(1, Math.floor(innerHeight / HEIGHT()) - 8);
-  const lead = agents[row.n].members.length > 0;
+  const { lead } = row;
   const steps = {
     ArrowDown: () => select(outline.at + 1),
     ArrowUp: () => select(outline.at - 1),
