@@ -167,10 +167,10 @@ def _overview(story: Story, room: Room) -> dict[str, Any]:
 
 
 def _member(member: Member, room: Room) -> dict[str, Any]:
-    line = min(room.text, 300)
+    line = max(100, min(room.text, 300))
     return vars(member) | {
-        "role": _shown(member.role, line),
-        "note": _shown(member.note, line),
+        "role": one_line(member.role, line),
+        "note": one_line(member.note, line),
         "spans": shortened(member.spans, room.spans),
         "cost": None if member.cost is None else round(member.cost, 6),
         "thinking": round(member.thinking, 2),
