@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 from langchain_core.messages import AIMessage, BaseMessage, InvalidToolCall, ToolCall, ToolMessage
 
+from megagraph.text import whole
+
 MAX_IN_A_ROW = 5
 """Bad answers in a row before an agent has failed."""
 _UNREADABLE = 2_000
@@ -52,9 +54,9 @@ def fit(answer: AIMessage, conversation: Sequence[BaseMessage]) -> AIMessage:
     refusal = answer.additional_kwargs.get("refusal")
     refused = bool(refusal) and not (calls or broken)
     return AIMessage(
-        content=str(refusal) if refused else answer.content,
-        tool_calls=calls,
-        invalid_tool_calls=broken,
+        content=whole(str(refusal) if refused else answer.content),
+        tool_calls=whole(calls),
+        invalid_tool_calls=whole(broken),
         usage_metadata=answer.usage_metadata,
         response_metadata={**answer.response_metadata, **({"finish_reason": "refusal"} if refused else {})},
         id=answer.id,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from megagraph.errors import HomeError
+from megagraph.text import whole
 
 Statement: TypeAlias = tuple[str, Sequence[Any]]
 
@@ -57,7 +58,7 @@ class Database:
         self._thread.start()
 
     async def write(self, *statements: Statement) -> None:
-        """Write in one transaction; returns when it is durable. Raises `sqlite3.Error` if it fails."""
+        """Write in one transaction; returns when it is durable. Raises what SQLite raises if it fails."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         self._put(_Job(statements, future, loop))
@@ -114,18 +115,27 @@ class Database:
         if error is not None and len(jobs) > 1:
             # One bad statement must not fail its neighbours: write them one by one.
             for job in jobs:
-                _settle([job], self._transaction([job]))
+                _settle([job], self._alone(job))
         elif jobs:
-            _settle(jobs, error)
+            _settle(jobs, error and self._alone(jobs[0]))
 
-    def _transaction(self, jobs: list[_Job]) -> sqlite3.Error | None:
+    def _alone(self, job: _Job) -> Exception | None:
+        """One job in a transaction of its own. Half a surrogate pair, which SQLite does not take, is replaced."""
+        error = self._transaction([job])
+        if isinstance(error, UnicodeEncodeError):
+            job.statements = tuple((whole(sql), [whole(x) for x in params]) for sql, params in job.statements)
+            error = self._transaction([job])
+        return error
+
+    def _transaction(self, jobs: list[_Job]) -> Exception | None:
         try:
             self._writer.execute("BEGIN IMMEDIATE")
             for job in jobs:
                 for sql, params in job.statements:
                     self._writer.execute(sql, params)
             self._writer.execute("COMMIT")
-        except sqlite3.Error as error:
+        except Exception as error:
+            # Whatever it is: the thread must live, or all who write would wait for ever.
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
             return error
@@ -149,7 +159,7 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _settle(jobs: list[_Job], error: sqlite3.Error | None) -> None:
+def _settle(jobs: list[_Job], error: Exception | None) -> None:
     by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
     for job in jobs:
         if isinstance(job.future, Future):
@@ -164,7 +174,7 @@ def _settle(jobs: list[_Job], error: sqlite3.Error | None) -> None:
             loop.call_soon_threadsafe(_resolve, futures, error)
 
 
-def _resolve(futures: list[asyncio.Future[None]], error: sqlite3.Error | None) -> None:
+def _resolve(futures: list[asyncio.Future[None]], error: Exception | None) -> None:
     for future in futures:
         if future.done():
             continue

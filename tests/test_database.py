@@ -49,6 +49,23 @@ def test_one_bad_statement_fails_alone(path: Path) -> None:
     asyncio.run(work())
 
 
+def test_what_sqlite_cannot_take_fails_alone_and_the_writing_goes_on(path: Path) -> None:
+    """The errors of binding are none of SQLite's own: they must not end the thread that writes."""
+
+    async def work() -> None:
+        database = Database(path)
+        jobs = [database.write((INSERT, (n,))) for n in (1, 2**70, 3)]
+        results = await asyncio.wait_for(asyncio.gather(*jobs, return_exceptions=True), 20)
+        assert [type(r) for r in results] == [type(None), OverflowError, type(None)]
+        for words in ("half a pair: \ud83d", "and another: \udcff"):
+            await asyncio.wait_for(database.write(("CREATE TABLE IF NOT EXISTS w (t)", ())), 20)
+            await asyncio.wait_for(database.write(("INSERT INTO w VALUES (?)", (words,))), 20)
+        assert [row[0] for row in database.read("SELECT t FROM w")] == ["half a pair: \ufffd", "and another: \ufffd"]
+        database.close()
+
+    asyncio.run(work())
+
+
 def test_a_job_is_all_or_nothing(path: Path) -> None:
     async def work() -> None:
         database = Database(path)

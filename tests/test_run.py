@@ -727,3 +727,12 @@ def test_what_follows_finish_in_one_turn_is_not_carried_out(tmp_path: Path) -> N
     assert "late.txt" not in files
     assert [ok for _, ok, _ in tools(events, "eager")] == [True, False, False]
     assert not any(e.kind == "recruited" and e.agent == "late" for e in events)
+
+
+def test_half_a_surrogate_pair_in_an_answer_stops_nobody(tmp_path: Path) -> None:
+    """JSON may hold one, and so may what a model writes; a file and a database row may not."""
+    parts = {"boss": one(write_file("a.txt", "smile: \ud83d"), update_todo([], ["\udcff"]), finish("done \ud83d"))}
+    result, files, _ = play(tmp_path, parts)
+    assert files["a.txt"] == "smile: \ufffd"
+    assert result.report is not None
+    assert result.report.summary == "done \ufffd"
