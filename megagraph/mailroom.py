@@ -382,8 +382,12 @@ class Mailroom:
                 break
             # It waits for an answer from above, with good reason: whether that can come is seen from there.
             lead = self.places[lead].spec.lead
-        if self.asking and not any(p.state == "working" for p in self.places.values()):
+        if self.asking and not any(map(self._moves, self.places.values())):
             self.park()
+
+    def _moves(self, place: Place) -> bool:
+        """Whether it works, or is about to be woken."""
+        return place.state == "working" or (place.state == "waiting" and self._due(place))
 
     def _at_a_stand(self, lead: str) -> bool:
         """Whether nobody in the team can move without its lead, and the lead sleeps."""

@@ -322,6 +322,24 @@ def test_a_run_where_only_a_person_can_help_is_parked() -> None:
     within_seconds(main)
 
 
+def test_a_report_that_waits_for_others_is_read_before_the_run_waits_for_a_person() -> None:
+    async def main() -> None:
+        room = Room("a", "b", gather_seconds=0.01)
+        (lead,) = await room.sleeps("boss")
+        asking = asyncio.ensure_future(room.ask("a"))
+        await asyncio.sleep(0)
+        room.hand_in("b")
+        (rested,) = await room.sleeps("b")
+        assert await lead == "work"
+        room.read_all("boss")
+        assert not asking.done()
+        # Now nobody but a person can go on.
+        assert await room.wait("boss") == "park"
+        assert await asyncio.gather(asking, rested) == ["park", "park"]
+
+    within_seconds(main)
+
+
 def test_who_is_dismissed_while_an_answer_is_on_its_way_stays_dismissed() -> None:
     async def main() -> None:
         room = Room("a")
