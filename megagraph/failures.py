@@ -54,11 +54,10 @@ def guarded(node: Node) -> Node:
                 org.failed = True
                 org.stop(f"the boss failed: {reason}")
                 raise org.park() from error
-            failure = await fail(org, state, spec, reason)
             if node.__name__ == "think":
-                # Its next failure is another one, with a letter of its own.
-                cast(dict[str, Any], failure.update)["step"] = state.get("step", 0) + 1
-            return failure
+                # The call that failed was a step too: each failure has a letter of its own.
+                state = {**state, "step": state.get("step", 0) + 1}
+            return await fail(org, state, spec, reason)
 
     return cast(Node, guarded_node)
 
@@ -89,6 +88,7 @@ async def fail(org: Organisation, state: AgentState, spec: AgentSpec, reason: st
     org.mailroom.read(spec.name, [letter.id for letter in letters])
     heard = [*heard_before(org, spec, state, letters), note(f"You could not go on, and your lead was told: {reason}")]
     update = {
+        "step": state.get("step", 0),
         "report": report.dump(),
         "messages": [HumanMessage(text) for text in heard],
         "seen": [letter.id for letter in letters],

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from megagraph import Limits, MegaGraph, Run
+from megagraph.answers import MAX_IN_A_ROW
 from megagraph.errors import RunBusy, RunNotFound, UsageError
 from megagraph.rehearsal import (
     Brief,
@@ -258,6 +259,30 @@ def test_a_member_that_fails_is_reported_and_the_others_go_on(tmp_path: Path) ->
     assert not result.passed
     assert result.report is not None
     assert "the roof is on fire" in result.report.summary
+
+
+def test_a_second_failure_is_reported_as_the_first_was(tmp_path: Path) -> None:
+    """First it writes nonsense till nobody wants more, then its model fails at once."""
+    failures: list[str] = []
+
+    def boss(brief: Brief) -> Play:
+        heard = yield recruit(hire("a"))
+        failures.extend(text for _, kind, text in heard.letters if kind == "failure")
+        heard = yield talk("a", "try again")
+        while not heard.letters:
+            heard = yield "I wait."
+        failures.extend(text for _, kind, text in heard.letters if kind == "failure")
+        yield call("dismiss", agents=["a"])
+        yield finish("it failed twice")
+
+    def a(brief: Brief) -> Play:
+        for _ in range(MAX_IN_A_ROW):
+            yield call("nonsense")
+        raise RuntimeError("the roof is on fire")
+
+    result, _, _ = play(tmp_path, {"boss": boss, "a": a})
+    assert result.status == "done"
+    assert ["nonsense" in failures[0], "the roof is on fire" in failures[-1]] == [True, True]
 
 
 def test_a_ring_of_waits_is_named_to_the_lead_who_resolves_it(tmp_path: Path) -> None:
