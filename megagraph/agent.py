@@ -260,7 +260,6 @@ async def wait(state: AgentState, runtime: Runtime[Organisation]) -> Command[Ste
 
 async def _end_at_a_stand(org: Organisation, spec: AgentSpec, state: AgentState) -> Command[Step]:
     """The team was ended because nobody in it, its lead included, moved any more."""
-    org.close(org.mailroom.close_team(spec.name))
     text = next((m.text for m in reversed(state.get("messages", [])) if isinstance(m, AIMessage)), "")
     report = Report(text or "(nothing)", missing=("the team came to a stand before its lead finished",))
     await hand_in(org, spec, report, f"{spec.name}/{state.get('step', 0)}/stand", "report")

@@ -81,7 +81,6 @@ async def fail(org: Organisation, state: AgentState, spec: AgentSpec, reason: st
 
     The letters it has not come to are answered by the failure: they do not wake it once more.
     """
-    org.close(org.mailroom.close_team(spec.name))
     report = Report(f"I failed: {reason}", failed=True)
     letters = org.mailroom.places[spec.name].unread
     await hand_in(org, spec, report, f"{spec.name}/{state.get('step', 0)}/failure", "failure")
@@ -100,11 +99,16 @@ async def fail(org: Organisation, state: AgentState, spec: AgentSpec, reason: st
 async def hand_in(
     org: Organisation, spec: AgentSpec, report: Report, id_: str, kind: Literal["report", "failure"]
 ) -> None:
+    """End the agent's team and file its report. Of one that was dismissed meanwhile, nothing is taken any more."""
+    if org.mailroom.closed(spec.name):
+        return
     letter = Letter(id_, spec.name, spec.lead, kind, report.text() + (_CHOICE if kind == "failure" else ""))
-    statements = [org.ledger.reported(spec.name, report)]
+    team = org.mailroom.close_team(spec.name)
+    statements = [*org.ledger.closed(team), org.ledger.reported(spec.name, report)]
     if spec.lead:
         statements.append(org.ledger.letter(letter))
     await org.ledger.database.write(*statements)
+    org.say_closed(team)
     if not report.failed:
         org.emit("reported", spec.name, summary=report.summary[:500], missing=list(report.missing))
     org.mailroom.report(spec.name, report)

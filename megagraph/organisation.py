@@ -206,8 +206,12 @@ class Organisation:
         """Note that these agents' work is over."""
         if names:
             self.ledger.database.post(*self.ledger.closed(names))
-            for name in names:
-                self.emit("closed", name)
+            self.say_closed(names)
+
+    def say_closed(self, names: Iterable[str]) -> None:
+        """Tell that these agents' work is over, once that is noted."""
+        for name in names:
+            self.emit("closed", name)
 
     def deliver(self, letters: Iterable[Letter]) -> None:
         """Deliver letters whose rows are durable."""

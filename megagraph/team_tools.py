@@ -225,8 +225,11 @@ async def dismiss(caller: Caller, args: Dismiss, effect: str) -> Result:
             f"nobody was dismissed: {', '.join(unknown)} is not in your team. It has: {', '.join(mine) or 'nobody'}."
         )
     names = [name for member in args.agents for name in org.mailroom.close(member)]
-    org.close(names)
-    return Result(f"Dismissed: {', '.join(names)}.")
+    return Result(
+        f"Dismissed: {', '.join(names)}.",
+        statements=org.ledger.closed(names),
+        after=lambda: org.say_closed(names),
+    )
 
 
 async def update_todo(caller: Caller, args: UpdateTodo, effect: str) -> Result:
@@ -238,6 +241,8 @@ async def finish(caller: Caller, args: Finish, effect: str) -> Result:
     org, spec = caller.org, caller.spec
     missing = await owed(caller, args.artefacts)
     # From here to the closing of the team nothing is awaited: what is quiet stays quiet.
+    if org.mailroom.closed(spec.name):
+        raise ToolError("not handed in: you have been dismissed.")
     if busy := org.mailroom.busy(spec.name):
         raise ToolError(
             f"your team is still at work: {'; '.join(busy)}. Their letters will wake you; answer with a short text"
@@ -252,10 +257,11 @@ async def finish(caller: Caller, args: Finish, effect: str) -> Result:
             effects={"told": True},
         )
     report = Report(args.summary, tuple(args.artefacts), tuple(missing))
-    org.close(org.mailroom.close_team(spec.name))
+    team = org.mailroom.close_team(spec.name)
     letters = [Letter(f"{effect}/0", spec.name, spec.lead, "report", report.text())] if spec.lead else []
 
     def after() -> None:
+        org.say_closed(team)
         org.emit("reported", spec.name, summary=report.summary[:500], missing=missing)
         org.mailroom.report(spec.name, report)
         org.deliver(letters)
@@ -264,6 +270,7 @@ async def finish(caller: Caller, args: Finish, effect: str) -> Result:
         "Handed in.",
         effects={"report": report.dump(), "told": False},
         statements=[
+            *org.ledger.closed(team),
             org.ledger.reported(spec.name, report),
             *(org.ledger.letter(letter) for letter in letters),
         ],

@@ -107,8 +107,12 @@ class Toolbox:
         """Carry out the calls of one turn, those in `done` excepted; neighbours of one tool at the same time."""
         rows: list[ToolRow] = []
         for group in _groups(requests):
+            why = ""
             if any("report" in row.effects for row in rows):
                 why = "not carried out: with `finish` your turn was over."
+            elif caller.org.mailroom.closed(caller.spec.name):
+                why = "not carried out: you have been dismissed."
+            if why:
                 group = [replace(request, problem=request.problem or why) for request in group]
             finished = await asyncio.gather(*(self._one(caller, request, done.get(request.index)) for request in group))
             for row in finished:

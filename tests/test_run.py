@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain_core.messages import BaseMessage
+from langchain_core.outputs import ChatResult
 
 from megagraph import Limits, MegaGraph, Run
 from megagraph.answers import MAX_IN_A_ROW
@@ -23,6 +26,7 @@ from megagraph.rehearsal import (
     Script,
     call,
     finish,
+    read_brief,
     read_file,
     recruit,
     run_program,
@@ -761,3 +765,91 @@ def test_half_a_surrogate_pair_in_an_answer_stops_nobody(tmp_path: Path) -> None
     assert files["a.txt"] == "smile: \ufffd"
     assert result.report is not None
     assert result.report.summary == "done \ufffd"
+
+
+def test_who_is_dismissed_in_the_middle_of_a_turn_does_nothing_more(tmp_path: Path) -> None:
+    def boss(brief: Brief) -> Play:
+        heard = yield recruit(hire("slow"), hire("quick"))
+        yield from wait_for(heard, ["quick"])
+        yield call("dismiss", agents=["slow"])
+        yield finish("done without it")
+
+    slow = one(
+        (call("ask_human", question="May I?"), write_file("late.txt", "x"), talk("boss", "late"), finish("late"))
+    )
+    result, files, events = play(tmp_path, {"boss": boss, "slow": slow, "quick": one(finish("ok"))})
+    assert result.passed
+    assert files == {}
+    assert not [e for e in events if e.kind in ("letter", "reported") and e.agent == "slow"]
+    assert all("dismissed" in text for tool, _, text in tools(events, "slow") if tool != "ask_human")
+
+
+def test_who_is_dismissed_while_its_model_answers_reports_no_more(tmp_path: Path) -> None:
+    begun, dismissed = asyncio.Event(), asyncio.Event()
+
+    class Slow(RehearsalModel):
+        async def _agenerate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
+            answer = self._generate(messages)
+            if read_brief(messages).name == "slow":
+                begun.set()
+                await dismissed.wait()
+            elif answer.generations[0].text == "Now.":
+                dismissed.set()
+            else:
+                await (begun.wait() if len(messages) > 3 else asyncio.sleep(0))
+            return answer
+
+    def boss(brief: Brief) -> Play:
+        yield call("recruit", agents=[hire("slow")], work_on=True)
+        yield call("dismiss", agents=["slow"])
+        yield "Now."
+
+    async def work() -> None:
+        async with MegaGraph(Slow(script=Script({"boss": boss, "slow": one("I am done.")})), home=tmp_path) as mega:
+            run = await mega.start("The goal.")
+            result = await run.result()
+            assert result.status == "done"
+            assert result.not_done == ("slow (worker): dismissed before it reported",)
+            assert not list(mega.db["letters"].rows_where("sender = 'slow'"))
+
+    asyncio.run(work())
+
+
+REFUSE = """CREATE TRIGGER refuse BEFORE INSERT ON tool_calls WHEN NEW.tool = '{}' AND NEW.ok
+BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"""
+
+
+def test_an_agent_is_closed_together_with_the_call_that_closes_it(tmp_path: Path) -> None:
+    """Where the row of the call cannot be written, nobody was dismissed and no team was ended."""
+    said: dict[str, str] = {}
+
+    def boss(brief: Brief) -> Play:
+        heard = yield recruit(hire("a"), hire("b", deliverables=["b.txt"]))
+        yield from wait_for(heard, ["a", "b"])
+        heard = yield call("dismiss", agents=["a"])
+        said["dismiss"] = heard.results[0]
+        yield finish("done")
+        yield finish("done all the same")
+
+    script = Script({"boss": boss, "a": one(finish("a")), "b": one(finish("b"), finish("there is no b.txt"))})
+
+    async def work() -> None:
+        async with MegaGraph(RehearsalModel(script=script), home=tmp_path) as mega:
+            run = await mega.start("The goal.")
+            disk = sqlite3.connect(tmp_path / "megagraph.db", isolation_level=None)
+            disk.execute(REFUSE.format("dismiss"))
+            assert (await run.result()).status == "failed"
+            assert not list(mega.db["agents"].rows_where("closed IS NOT NULL"))
+            disk.execute("DROP TRIGGER refuse")
+            disk.execute(REFUSE.format("finish").replace("NEW.ok", "NEW.agent = 'boss' AND NEW.ok"))
+            run = await mega.resume(run.id)
+            assert (await run.result()).status == "failed"
+            assert said["dismiss"] == "Dismissed: a."
+            assert [row["name"] for row in mega.db["agents"].rows_where("closed IS NOT NULL")] == ["a"]
+            disk.execute("DROP TRIGGER refuse")
+            result = await (await mega.resume(run.id)).result()
+            assert result.report is not None
+            disk.close()
+            assert result.report.missing == ("b (missing: the file b.txt)",)
+
+    asyncio.run(work())
