@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -20,6 +21,8 @@ from megagraph.errors import HomeError, ToolError, UsageError
 from megagraph.files.history import Author
 from megagraph.files.merging import MAX_SHOWN, Conflict
 from megagraph.files.workspace import Workspace
+from megagraph.files.writer import Writer
+from tests.sandboxes import marked, new_mark, wait_until_none
 
 ANN, BOB = Author("ann"), Author("bob")
 TEN_LINES = "".join(f"line {n}\n" for n in range(10))
@@ -724,3 +727,31 @@ def test_no_interleaving_loses_an_accepted_change(operations: list[tuple[str, st
         for call, result in model.again:
             assert call() == result
         assert resumed.head == head
+
+
+def test_whoever_waits_for_a_process_that_dies_is_told_and_the_next_is_served_by_another(tmp_path: Path) -> None:
+    """However near the call is to the death: it never waits for ever, and never gets what another asked for."""
+    files = tmp_path / new_mark() / "files.git"
+
+    async def work() -> None:
+        writer = Writer(files)
+        for turn in range(6):
+            await writer.start()
+            await asyncio.sleep(turn % 3 * 0.1)
+            for pid in marked(files.parent.name):
+                os.kill(pid, signal.SIGKILL)
+            for attempt in range(200):
+                method, kind = (("paths", list), ("resolve", str))[attempt % 2]
+                try:
+                    found, _ = await asyncio.wait_for(writer.call(method, *([None] * (method == "resolve"))), 20)
+                except ToolError:
+                    await asyncio.sleep(0)
+                else:
+                    assert isinstance(found, kind)
+                    break
+            else:
+                pytest.fail("no other process was started")
+        await asyncio.wait_for(writer.aclose(), 20)
+
+    asyncio.run(work())
+    wait_until_none(files.parent.name)

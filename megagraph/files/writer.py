@@ -11,6 +11,7 @@ when the parent dies, the process ends too.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import pickle
 import struct
 import sys
@@ -29,67 +30,83 @@ class Writer:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._process: asyncio.subprocess.Process | None = None
-        self._reader: asyncio.Task[None] | None = None
-        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._child: _Child | None = None
         self._starting = asyncio.Lock()
 
     async def start(self) -> None:
         """Start the process, if it does not run."""
-        async with self._starting:
-            if self._process is not None and self._process.returncode is None:
-                return
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "megagraph.files.writer",
-                str(self._path),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                # A Ctrl-C is for the parent, which then ends this one in order.
-                start_new_session=True,
-            )
-            self._reader = asyncio.create_task(self._read(self._process))
+        await self._running()
 
     async def call(self, method: str, *args: Any, **kwargs: Any) -> tuple[Any, str]:
         """The result of a method of `Workspace`, and the latest version after it.
 
         Raises what the method raises; `ToolError` where the process died over it.
         """
-        await self.start()
-        assert self._process is not None
-        assert self._process.stdin is not None
-        future: asyncio.Future[tuple[Any, str]] = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
-        _send(self._process.stdin, (method, args, kwargs))
-        return await future
+        return await (await self._running()).call((method, args, kwargs))
 
     async def aclose(self) -> None:
         """End the process, when it has done what was asked of it."""
-        process = self._process
-        if process is None or process.stdin is None:
-            return
-        process.stdin.close()
-        if self._reader is not None:
-            await self._reader
-        await process.wait()
+        if self._child is not None:
+            await self._child.aclose()
 
-    async def _read(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdout is not None
+    async def _running(self) -> _Child:
+        async with self._starting:
+            if self._child is None or self._child.gone:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    "megagraph.files.writer",
+                    str(self._path),
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    # A Ctrl-C is for the parent, which then ends this one in order.
+                    start_new_session=True,
+                )
+                self._child = _Child(process)
+            return self._child
+
+
+class _Child:
+    """One such process, and those who wait for its results. It is gone as soon as its results end."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._reader = asyncio.create_task(self._read())
+        self.gone = False
+
+    async def call(self, request: object) -> Any:
+        assert self._process.stdin is not None
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        _send(self._process.stdin, request)
+        return await future
+
+    async def aclose(self) -> None:
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        await self._reader
+        await self._process.wait()
+
+    async def _read(self) -> None:
+        assert self._process.stdout is not None
         try:
-            while True:
-                size = _SIZE.unpack(await process.stdout.readexactly(_SIZE.size))[0]
-                ok, value = pickle.loads(await process.stdout.readexactly(size))
-                future = self._waiting.popleft()
-                if future.done():
-                    continue
-                if ok:
-                    future.set_result(value)
-                else:
-                    future.set_exception(value)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            while self._waiting:
-                future = self._waiting.popleft()
+            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+                while True:
+                    size = _SIZE.unpack(await self._process.stdout.readexactly(_SIZE.size))[0]
+                    ok, value = pickle.loads(await self._process.stdout.readexactly(size))
+                    future = self._waiting.popleft()
+                    if future.done():
+                        continue
+                    if ok:
+                        future.set_result(value)
+                    else:
+                        future.set_exception(value)
+        finally:
+            self.gone = True
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+            for future in self._waiting:
                 if not future.done():
                     future.set_exception(ToolError("the files could not be changed this time. Try again."))
 
