@@ -782,6 +782,8 @@ def test_who_is_dismissed_in_the_middle_of_a_turn_does_nothing_more(tmp_path: Pa
     assert files == {}
     assert not [e for e in events if e.kind in ("letter", "reported") and e.agent == "slow"]
     assert all("dismissed" in text for tool, _, text in tools(events, "slow") if tool != "ask_human")
+    with MegaGraph(home=tmp_path) as mega:
+        assert mega.open(result.run).questions() == [], "nobody wants to know any more"
 
 
 def test_who_is_dismissed_while_its_model_answers_reports_no_more(tmp_path: Path) -> None:

@@ -42,7 +42,8 @@ class Writer:
 
         Raises what the method raises; `ToolError` where the process died over it.
         """
-        return await (await self._running()).call((method, args, kwargs))
+        answer: tuple[Any, str] = await (await self._running()).call((method, args, kwargs))
+        return answer
 
     async def aclose(self) -> None:
         """End the process, when it has done what was asked of it."""
