@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import shlex
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -106,15 +107,15 @@ def _next_steps(run: Run, result: Result, home: Path) -> list[str]:
     short, where = run.id[:8], home_option(home)
     if result.status == "done":
         play = f" && cd result && {clean(run.scenario.play)}" if run.scenario.play else ""
-        return [f"Use it: megagraph files {short}{where} --out result{play}"]
+        return [f"Use it: {program()} files {short}{where} --out result{play}"]
     steps = []
     for question in run.questions():
         steps.append(f"{question['agent']} asks: {one_line(question['question'], 2000)}")
-        steps.append(f'  megagraph answer {short} {question["id"]} "…"{where}')
+        steps.append(f'  {program()} answer {short} {question["id"]} "…"{where}')
     if result.status != "running":
         limit = re.match(r"limit reached: (\w+)=", result.reason)
         more = f" --limit {limit[1]}=…" if limit else ""
-        steps.append(f"Go on with: megagraph resume {short}{more}{where}")
+        steps.append(f"Go on with: {program()} resume {short}{more}{where}")
     return steps
 
 
@@ -126,6 +127,14 @@ def standing(result: Result) -> str:
         return f"done, all {len(result.verdicts)} checks passed" if result.verdicts else "done"
     failed = sum(not verdict.passed for verdict in result.verdicts)
     return f"done, {failed} of {len(result.verdicts)} checks failed" if failed else "done, incomplete"
+
+
+def program() -> str:
+    """How to call this program here: by its name where the shell finds it, else as it was called (`make demo`)."""
+    called = sys.argv[0]
+    if shutil.which("megagraph") or Path(called).name != "megagraph":
+        return "megagraph"
+    return shlex.quote(min(called, os.path.relpath(called), key=len))
 
 
 def home_option(home: Path) -> str:

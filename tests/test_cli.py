@@ -64,6 +64,18 @@ def test_a_run_prints_its_tree_report_verdicts_and_how_to_use_the_result(mg: Pro
     )
 
 
+def test_what_is_printed_to_be_copied_works_where_the_shell_does_not_find_the_program(tmp_path: Path) -> None:
+    """As after `make demo`, which calls it by its path."""
+    scenario = write_scenario(tmp_path / "hello")
+    here = Path(sys.executable).parent / "megagraph"
+    env = child_env(tmp_path / "home", PATH="/usr/bin:/bin")
+    command = [here, "run", str(scenario), "--unsafe-programs"]
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=True)
+    [line] = re.findall(r"^Use it: (.+)$", done.stdout, re.M)
+    subprocess.run(line, shell=True, env=env, cwd=tmp_path, check=True)
+    assert (tmp_path / "result" / "hello.py").exists()
+
+
 def test_a_run_with_a_model_says_which_and_is_no_rehearsal(mg: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "test")
     script = Script({"boss": one(write_file("poem.txt", "roses\n"), finish("A poem.", ["poem.txt"]))})

@@ -115,7 +115,7 @@ def resume(
 @app.command()
 def pause(run_id: RunId = "last", home: Home = None, as_json: Json = False) -> None:
     """Stop a run that another process works on. Every agent stops at its next step, and nothing is lost."""
-    from megagraph.display import home_option
+    from megagraph.display import home_option, program
     from megagraph.foreground import dump_result
 
     with open_home(home) as mega:
@@ -126,7 +126,7 @@ def pause(run_id: RunId = "last", home: Home = None, as_json: Json = False) -> N
             return
         print(f"{result.status}: {result.reason}" if result.reason else result.status)
         if result.status != "done":
-            print(f"Go on with: megagraph resume {opened.id[:8]}{home_option(mega.home.path)}")
+            print(f"Go on with: {program()} resume {opened.id[:8]}{home_option(mega.home.path)}")
 
 
 @app.command()
@@ -143,7 +143,7 @@ def answer(
 
     A run that is at work takes the answer at once; one that waits for it goes on with `resume`.
     """
-    from megagraph.display import home_option
+    from megagraph.display import home_option, program
     from megagraph.view import one_line
 
     with open_home(home) as mega:
@@ -163,4 +163,4 @@ def answer(
     if question is None and not left:
         print("No open question.")
     if question is not None and status not in ("running", "done"):
-        print(f"Go on with: megagraph resume {opened.id[:8]}{home_option(mega.home.path)}")
+        print(f"Go on with: {program()} resume {opened.id[:8]}{home_option(mega.home.path)}")
