@@ -234,7 +234,7 @@ class Run:
 
     async def answer(self, question: str, answer: str) -> None:
         """Answer an open question, by its id. Raises `UsageError` where there is none of that id."""
-        open_ = {row["id"]: row["agent"] for row in self.questions()}
+        open_ = {row["id"]: row["agent"] for row in await asyncio.to_thread(self.questions)}
         if question not in open_:
             raise UsageError(
                 f"run {self.id[:8]} has no open question `{question}`.",
@@ -242,7 +242,7 @@ class Run:
             )
         await self._home.database.write(self._ledger.answer(question, answer))
         if self._session is not None:
-            self._session.answers_have_come()
+            await self._session.answers_have_come()
         else:
             await asyncio.to_thread(say, self.id, "answers")
 

@@ -53,6 +53,8 @@ class Session:
     stream: Stream = field(default_factory=Stream)
     _org: Organisation | None = None
     _stop: str = ""
+    _hearing: asyncio.Task[None] | None = None
+    """A task that nobody keeps may be collected before its end."""
 
     def stop(self, reason: str) -> None:
         """Let every agent stop at its next step."""
@@ -60,10 +62,11 @@ class Session:
         if self._org is not None:
             self._org.stop(reason)
 
-    def answers_have_come(self) -> None:
+    async def answers_have_come(self) -> None:
         """Hand answers that were written to the ledger to those who asked."""
+        answers = await asyncio.to_thread(self._ledger.answers)
         if self._org is not None:
-            self._org.take_answers(self._ledger.answers())
+            self._org.take_answers(answers)
 
     async def work(self) -> None:
         """Work until the run is done, stopped, or waits for a person."""
@@ -115,6 +118,8 @@ class Session:
         """Run the graph to where it stops. True if answers that have come meanwhile let it go on at once."""
         await org.restore()
         self._org = org
+        # Some may have come since the organisation was restored, when nobody was there to hand them to.
+        await self.answers_have_come()
         if self._stop:
             org.stop(self._stop)
         self._note("running", "")
@@ -125,16 +130,16 @@ class Session:
             note=REHEARSAL_NOTE if self.choice.rehearsal else "",
         )
         for label, price in org.prices.items():
-            if price is None and not self._ledger.said("unpriced", "model", label):
+            if price is None and not await asyncio.to_thread(self._ledger.said, "unpriced", "model", label):
                 why = f"the price of {label} is not known, and so the cost of this run is not either"
                 org.emit("unpriced", model=label, why=why)
         report = await self._run_graph(org)
         if report is not None and not org.stopped:
             await self._judge(org, report)
-        elif not org.stopped and self._ledger.unused_answers():
+        elif not org.stopped and await asyncio.to_thread(self._ledger.unused_answers) > 0:
             return True
         else:
-            self._leave(org)
+            await self._leave(org)
         return False
 
     async def _run_graph(self, org: Organisation) -> dict[str, Any] | None:
@@ -173,9 +178,9 @@ class Session:
         passed = Report.load(report).accepted and all(verdict["passed"] for verdict in verdicts)
         org.emit("run_ended", passed=passed)
 
-    def _leave(self, org: Organisation) -> None:
+    async def _leave(self, org: Organisation) -> None:
         """Note why the organisation stopped before its end."""
-        open_ = len(self._ledger.questions())
+        open_ = len(await asyncio.to_thread(self._ledger.questions))
         asking = f"{open_} open question{'s' if open_ != 1 else ''}"
         if org.failed:
             self._note("failed", org.stopped)
@@ -190,7 +195,7 @@ class Session:
         if word == "pause":
             self.stop("paused from another process")
         else:
-            self.answers_have_come()
+            self._hearing = asyncio.create_task(self.answers_have_come())
 
     def _note(self, status: Status, reason: str) -> None:
         self.home.database.post(self._ledger.update_run(status=status, reason=reason))
