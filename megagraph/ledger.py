@@ -254,7 +254,7 @@ class Ledger:
         """The open questions to a person, of those who still want to know: `id`, `agent`, `question`, `asked`."""
         rows = self.database.read(
             "SELECT id, agent, question, asked FROM questions q WHERE run = ? AND answer IS NULL AND NOT EXISTS"
-            " (SELECT 1 FROM agents a WHERE a.run = q.run AND a.name = q.agent AND a.closed IS NOT NULL) "
+            " (SELECT 1 FROM agents a WHERE a.run = q.run AND a.name = q.agent AND a.closed IS NOT NULL)"
             " ORDER BY asked",
             (self.run,),
         )

@@ -25,6 +25,9 @@ STALLS_BEFORE_END = 2
 GATHER_SECONDS = 0.05
 """How long a report waits for others while team mates are still at work."""
 
+MOST_NAMED = 12
+"""How many of a large team are named where a lead is said to wait for it."""
+
 
 @dataclass
 class Place:
@@ -39,6 +42,8 @@ class Place:
     letters: dict[str, Letter] = field(default_factory=dict)
     """Everything ever sent to it, in order of arrival."""
     seen: set[str] = field(default_factory=set)
+    fresh: dict[str, Letter] = field(default_factory=dict)
+    """Those of its letters that it has not read."""
     awaits: dict[str, str] = field(default_factory=dict)
     """Whom it has written to without an answer since, and the letter. What crosses a letter is no answer to it."""
     future: asyncio.Future[Wake] | None = None
@@ -47,7 +52,11 @@ class Place:
 
     @property
     def unread(self) -> list[Letter]:
-        return [letter for id_, letter in self.letters.items() if id_ not in self.seen]
+        return list(self.fresh.values())
+
+    def read(self, ids: Iterable[str]) -> None:
+        self.seen.update(ids)
+        self.fresh = {id_: letter for id_, letter in self.fresh.items() if id_ not in self.seen}
 
     @property
     def closed(self) -> bool:
@@ -110,7 +119,9 @@ class Mailroom:
             if letter.kind in ("report", "failure"):
                 reported[letter.sender] = step
             if letter.id in read_at and letter.to in self.places:
-                self.places[letter.to].seen.add(letter.id)
+                reader = self.places[letter.to]
+                reader.seen.add(letter.id)
+                reader.fresh.pop(letter.id, None)
                 worked[letter.to] = max(read_at[letter.id], worked.get(letter.to, 0))
         for name, step in worked.items():
             if step > reported.get(name, step):
@@ -153,7 +164,7 @@ class Mailroom:
 
     def read(self, name: str, ids: Iterable[str]) -> None:
         """Note that `name` has read these letters."""
-        self.places[name].seen.update(ids)
+        self.places[name].read(ids)
 
     # --- waiting -----------------------------------------------------------------------------------------
 
@@ -222,7 +233,8 @@ class Mailroom:
             return "waits for a person's answer"
         open_members = self.open_members(name)
         if busy := [member for member in open_members if not self._idle(self.places[member])]:
-            return "waits for its team: " + ", ".join(busy)
+            more = f" and {len(busy) - MOST_NAMED} more" if len(busy) > MOST_NAMED else ""
+            return "waits for its team: " + ", ".join(busy[:MOST_NAMED]) + more
         if open_members:
             others = self._awaited_above(place)
             return f"waits for an answer from {', '.join(others)}" if others else "waits for its team: all idle"
@@ -306,6 +318,8 @@ class Mailroom:
         if place is None or letter.id in place.letters:
             return False
         place.letters[letter.id] = letter
+        if letter.id not in place.seen:
+            place.fresh[letter.id] = letter
         sender = self.places.get(letter.sender)
         if sender is None or letter.kind == "aside":
             return True
@@ -323,7 +337,7 @@ class Mailroom:
         """Whether there is something to do. Until its dependencies have reported, an agent does not start."""
         if not place.started:
             return not self.blockers(place.spec.name)
-        return any(id_ not in place.seen and letter.kind != "aside" for id_, letter in place.letters.items())
+        return any(letter.kind != "aside" for letter in place.fresh.values())
 
     def _wake_if_due(self, name: str) -> None:
         place = self.places[name]

@@ -290,6 +290,16 @@ def test_the_last_report_waits_for_nothing() -> None:
     within_seconds(main)
 
 
+def test_what_is_said_of_waiting_does_not_grow_with_the_square_of_the_team() -> None:
+    """It is an event each time, and a lead of three hundred waits three hundred times."""
+
+    async def main() -> None:
+        room = Room(*(f"w{i}" for i in range(300)))
+        assert room.why("boss") == f"waits for its team: {', '.join(f'w{i}' for i in range(12))} and 288 more"
+
+    within_seconds(main)
+
+
 def test_a_message_is_not_kept_back_with_the_reports() -> None:
     async def main() -> None:
         room = Room("a", "b", gather_seconds=3600)
