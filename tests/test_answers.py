@@ -18,7 +18,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 
 from megagraph import Limits, MegaGraph
 from megagraph.answers import MAX_IN_A_ROW, fit, repaired, well_formed
-from megagraph.rehearsal import Script, call, finish, recruit, write_file
+from megagraph.rehearsal import Brief, RehearsalModel, Script, call, finish, recruit, write_file
 from tests.model_server import SPOILS, ModelServer, _Exchange, _json
 from tests.model_server import Reply as ServerReply
 from tests.scripts import Play, deep_script, one
@@ -335,5 +335,24 @@ def test_a_tool_that_is_not_there_is_asked_for_in_vain_and_not_for_ever(tmp_path
             result = await (await mega.start("Try.")).result()
             assert result.report is not None and "there is no tool `fly`" in result.report.summary
             assert server.asked["odd"] == MAX_IN_A_ROW
+
+    asyncio.run(work())
+
+
+def test_half_a_character_in_an_answer_harms_nobody(tmp_path: Path) -> None:
+    half = "a\ud83d"
+
+    def boss(brief: Brief) -> Play:
+        yield write_file("a.txt", half), call("search_files", expression=half), call(half, **{half: half})
+        yield finish(f"It is {half}.", ["a.txt"])
+
+    async def work() -> None:
+        async with MegaGraph(RehearsalModel(script=Script({"boss": boss})), home=tmp_path) as mega:
+            run = await mega.start("Write a file.")
+            result = await asyncio.wait_for(run.result(), 60)
+            assert result.status == "done"
+            assert result.report is not None
+            assert result.report.summary == "It is a\ufffd."
+            assert run.files["a.txt"] == "a\ufffd"
 
     asyncio.run(work())
