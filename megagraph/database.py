@@ -1,7 +1,8 @@
 """One SQLite file: every write goes through one thread, which commits what has gathered as one transaction.
 
 Writes become durable in the order in which they were handed in, so nothing is ever on disk without all that
-came before it. `synchronous=NORMAL` with a write-ahead log survives the death of the process at any moment.
+came before it: where a write that nobody waits for fails, everything after it fails too, and says why.
+`synchronous=NORMAL` with a write-ahead log survives the death of the process at any moment.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -54,18 +56,24 @@ class Database:
         self.reader = connect(path)
         self.read_lock = threading.Lock()
         self._closed = False
+        self._lost: HomeError | None = None
+        """Why a write that nobody waited for came to nothing."""
+        self._told = False
         self._thread = threading.Thread(target=self._work, name="megagraph-db", daemon=True)
         self._thread.start()
 
     async def write(self, *statements: Statement) -> None:
-        """Write in one transaction; returns when it is durable. Raises what SQLite raises if it fails."""
+        """Write in one transaction; returns when it is durable.
+
+        Raises what SQLite raises if it fails, and `HomeError` where something that was posted before has failed.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         self._put(_Job(statements, future, loop))
         await future
 
     def post(self, *statements: Statement) -> None:
-        """Write without waiting. It is durable no later than anything written after it."""
+        """Write without waiting. It is durable no later than anything written after it, which fails if this does."""
         self._put(_Job(statements, None))
 
     def write_sync(self, *statements: Statement) -> None:
@@ -82,7 +90,10 @@ class Database:
         return await asyncio.to_thread(self.read, sql, params)
 
     def close(self) -> None:
-        """Write what is left and close. May be called twice."""
+        """Write what is left and close. May be called twice.
+
+        Raises `HomeError` where something that was posted has failed, and nobody was told of it yet.
+        """
         if self._closed:
             return
         self._closed = True
@@ -91,6 +102,8 @@ class Database:
         self._writer.close()
         with self.read_lock:
             self.reader.close()
+        if self._lost is not None and not self._told:
+            raise self._lost
 
     def _put(self, job: _Job) -> None:
         if self._closed:
@@ -106,18 +119,19 @@ class Database:
                 except queue.Empty:
                     break
             jobs = [job for job in batch if job is not None]
-            self._commit(jobs)
+            if jobs:
+                self._commit(jobs)
             if len(jobs) < len(batch):
                 return
 
     def _commit(self, jobs: list[_Job]) -> None:
         error = self._transaction(jobs)
-        if error is not None and len(jobs) > 1:
-            # One bad statement must not fail its neighbours: write them one by one.
-            for job in jobs:
-                _settle([job], self._alone(job))
-        elif jobs:
-            _settle(jobs, error and self._alone(jobs[0]))
+        if error is None:
+            self._settle(jobs, None)
+            return
+        # One bad statement must not fail its neighbours: write them one by one.
+        for job in jobs:
+            self._settle([job], self._alone(job))
 
     def _alone(self, job: _Job) -> Exception | None:
         """One job in a transaction of its own. Half a surrogate pair, which SQLite does not take, is replaced."""
@@ -128,6 +142,8 @@ class Database:
         return error
 
     def _transaction(self, jobs: list[_Job]) -> Exception | None:
+        if self._lost is not None:
+            return self._lost
         try:
             self._writer.execute("BEGIN IMMEDIATE")
             for job in jobs:
@@ -135,13 +151,26 @@ class Database:
                     self._writer.execute(sql, params)
             self._writer.execute("COMMIT")
         except Exception as error:
-            # Whatever it is: the thread must live, or all who write would wait for ever.
-            if self._writer.in_transaction:
-                self._writer.execute("ROLLBACK")
+            # Of any kind: without this thread, whoever writes would wait for ever.
+            with suppress(sqlite3.Error):
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
             return error
         self.commits += 1
         self.statements += sum(len(job.statements) for job in jobs)
         return None
+
+    def _settle(self, jobs: list[_Job], error: Exception | None) -> None:
+        if error is not None:
+            waited = any(job.future is not None for job in jobs)
+            if self._lost is not None:
+                self._told = self._told or waited
+            elif not waited:
+                self._lost = HomeError(
+                    f"{self.path} cannot be written ({error}).",
+                    "What was written before is kept; mend what is wrong there, then resume the run.",
+                )
+        _resolve_all(jobs, error)
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -159,7 +188,7 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _settle(jobs: list[_Job], error: Exception | None) -> None:
+def _resolve_all(jobs: list[_Job], error: Exception | None) -> None:
     by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
     for job in jobs:
         if isinstance(job.future, Future):

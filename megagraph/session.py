@@ -110,9 +110,10 @@ class Session:
         finally:
             self._org = None
             self.home.saver.forget(self.run)
-            self.home.database.post(self._ledger.update_run(seconds=meter.seconds))
-            await self.home.database.write()
             await models.aclose()
+            self.home.database.post(self._ledger.update_run(seconds=meter.seconds))
+            # Raises what became of all that was written without waiting.
+            await self.home.database.write()
 
     async def _drive(self, org: Organisation) -> bool:
         """Run the graph to where it stops. True if answers that have come meanwhile let it go on at once."""

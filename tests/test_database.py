@@ -66,6 +66,28 @@ def test_what_sqlite_cannot_take_fails_alone_and_the_writing_goes_on(path: Path)
     asyncio.run(work())
 
 
+def test_what_was_posted_in_vain_fails_all_that_comes_after(path: Path) -> None:
+    async def work() -> None:
+        database = Database(path)
+        await database.write((INSERT, (1,)))
+        database.post((INSERT, (1,)))
+        for _ in range(2):
+            with pytest.raises(HomeError, match=r"UNIQUE constraint.*resume the run"):
+                await database.write((INSERT, (2,)))
+        assert [row[0] for row in database.read("SELECT n FROM t")] == [1], "nothing without what came before it"
+        database.close()
+
+    asyncio.run(work())
+
+
+def test_closing_says_what_was_posted_in_vain_where_nobody_was_told(path: Path) -> None:
+    database = Database(path)
+    database.post((INSERT, (1,)), (INSERT, (1,)))
+    with pytest.raises(HomeError, match="UNIQUE constraint"):
+        database.close()
+    database.close()
+
+
 def test_a_job_is_all_or_nothing(path: Path) -> None:
     async def work() -> None:
         database = Database(path)
