@@ -85,6 +85,23 @@ def test_reading_until_a_pattern(sandbox: Sandbox, tree: Path) -> None:
     assert asyncio.run(main()).split() == ["one", "two", "ready>"]
 
 
+def test_a_pattern_that_takes_for_ever_stops_nobody(tree: Path) -> None:
+    async def main() -> None:
+        program = await begin(ALL[0], tree, "print('a' * 60 + '!'); input()")
+        search = asyncio.create_task(program.read(until="(a|a)+$", seconds=60))
+        beats = 0
+        while not search.done():
+            await asyncio.sleep(0.02)
+            beats += 1
+        assert beats > 10, "the loop went on meanwhile"
+        with pytest.raises(ToolError, match="simpler"):
+            await search
+        assert "!" in await program.read(), "what it has printed is still there"
+        await program.stop()
+
+    asyncio.run(main())
+
+
 @everywhere
 def test_a_silent_program_is_not_waited_for_without_end(sandbox: Sandbox, tree: Path) -> None:
     async def main() -> tuple[str, Outcome]:

@@ -10,13 +10,14 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import re
 import struct
 import termios
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import regex  # type: ignore[import-untyped]
 
 from megagraph.errors import ToolError
 from megagraph.programs.changes import Snapshot
@@ -28,6 +29,9 @@ QUIET = 0.2
 
 SILENT = 3.0
 """Seconds after which a program that does nothing is not waited for, though it has printed nothing at all."""
+
+_SEARCH = 1.0
+"""Seconds that one look for the pattern may take: an expression can be made to run for years."""
 
 _LINE = 4000
 """A terminal hands over lines, and cuts them at 4,096 bytes."""
@@ -183,12 +187,12 @@ class Terminal:
             except OSError:
                 return
 
-    async def _await_quiet(self, pattern: re.Pattern[str] | None, deadline: float) -> None:
+    async def _await_quiet(self, pattern: Any, deadline: float) -> None:
         began = time.monotonic()
         while self.running and (now := time.monotonic()) < deadline:
             self._news.clear()
             if pattern is not None:
-                if pattern.search(self._unread.text()):
+                if await asyncio.to_thread(_is_in, self._unread.text(), pattern):
                     return
                 left = deadline - now
             else:
@@ -252,8 +256,16 @@ def _make_plain(terminal: int) -> None:
     termios.tcsetattr(terminal, termios.TCSANOW, attributes)
 
 
-def _pattern(until: str) -> re.Pattern[str] | None:
+def _pattern(until: str) -> Any:
     try:
-        return re.compile(until) if until else None
-    except re.error as error:
+        return regex.compile(until) if until else None
+    except (regex.error, OverflowError, RecursionError) as error:
         raise ToolError(f"`{until}` is no regular expression: {error}.") from error
+
+
+def _is_in(text: str, pattern: Any) -> bool:
+    """Whether `pattern` is found in `text`. Blocks; other threads run meanwhile."""
+    try:
+        return pattern.search(text, timeout=_SEARCH, concurrent=True) is not None
+    except TimeoutError:
+        raise ToolError(f"`{pattern.pattern}` takes too long to look for: use a simpler expression.") from None
