@@ -340,6 +340,34 @@ def test_processor_time_is_bounded(sandbox: Sandbox, tree: Path) -> None:
 
 
 @everywhere
+@pytest.mark.parametrize(
+    ("opened", "ended"),
+    [
+        ("open('big', 'wb'); os.unlink('big')", "tree"),
+        ("(os.makedirs(f'{n}/' * 40), open(f'{n}/' * 40 + 'big', 'wb'))[1]", "tree"),
+        ("os.fdopen(os.memfd_create('big'), 'wb')", "memory"),
+    ],
+    ids=["deleted but open", "deeper than is counted", "memory of no process"],
+)
+def test_what_is_kept_out_of_sight_is_bounded(sandbox: Sandbox, tree: Path, opened: str, ended: str) -> None:
+    outcome = run(
+        sandbox,
+        tree,
+        f"""
+        import os, time
+        kept = []
+        for n in range(9):
+            f = {opened}
+            f.write(bytes(16 << 20))
+            kept.append(f)
+        time.sleep(60)
+        """,
+        limits=ProgramLimits(wall_seconds=30, memory_mb=128, tree_mb=64),
+    )
+    assert outcome.ended == ended
+
+
+@everywhere
 def test_the_size_of_files_is_bounded(sandbox: Sandbox, tree: Path) -> None:
     one = run(
         sandbox,

@@ -12,7 +12,8 @@ from typing import NamedTuple, TypeAlias
 IGNORED = frozenset({"__pycache__", ".git", ".tmp"})
 """Files and folders of these names are nobody's work."""
 
-_DEPTH = 32
+DEPTH = 32
+"""Folders in one another; what is below is not looked at."""
 _KINDS = {
     stat.S_IFLNK: "a symbolic link",
     stat.S_IFIFO: "a FIFO",
@@ -43,6 +44,8 @@ class Extent(NamedTuple):
     size: int
     """Bytes on disk."""
     entries: int
+    too_deep: bool
+    """Are there folders in it so deep that nobody looks into them?"""
 
 
 class _Entry(NamedTuple):
@@ -73,7 +76,7 @@ def changes_since(before: Snapshot, tree: Path, most_bytes: int, most_files: int
         if stat.S_ISREG(mode):
             found.add(entry.path)
         if stat.S_ISDIR(mode):
-            if entry.path.count("/") + 1 >= _DEPTH:
+            if entry.path.count("/") + 1 >= DEPTH:
                 refused.append(f"{_shown(entry.path)} (too deep)")
                 bottomless.add(entry.path.partition("/")[0])
         elif not stat.S_ISREG(mode):
@@ -101,12 +104,15 @@ def changes_since(before: Snapshot, tree: Path, most_bytes: int, most_files: int
 def extent(tree: Path, most_entries: int) -> Extent:
     """How much there is in `tree` now; counting ends at `most_entries`. Blocks on the disk."""
     size = entries = 0
+    too_deep = False
     for entry in _walk(tree, ignored=frozenset()):
         size += entry.info.st_blocks * 512
         entries += 1
+        # What is below is not counted, so nothing may be put there.
+        too_deep = too_deep or (stat.S_ISDIR(entry.info.st_mode) and entry.path.count("/") + 1 >= DEPTH)
         if entries > most_entries:
             break
-    return Extent(size, entries)
+    return Extent(size, entries, too_deep)
 
 
 def _walk(tree: Path, ignored: frozenset[str] = IGNORED, mend: bool = False) -> Iterator[_Entry]:
@@ -123,7 +129,7 @@ def _walk(tree: Path, ignored: frozenset[str] = IGNORED, mend: bool = False) -> 
             except OSError:
                 continue
             yield _Entry(prefix + name, info, handle)
-        folders[:] = [name for name in folders if name not in ignored and prefix.count("/") + 1 < _DEPTH]
+        folders[:] = [name for name in folders if name not in ignored and prefix.count("/") + 1 < DEPTH]
 
 
 def _read(entry: _Entry, most: int) -> bytes:

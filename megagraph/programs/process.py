@@ -14,12 +14,13 @@ from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from megagraph.errors import ToolError
-from megagraph.programs.changes import Snapshot, changes_since, extent, snapshot
+from megagraph.programs.changes import DEPTH, Snapshot, changes_since, extent, snapshot
 from megagraph.programs.sandbox import Launch, ProgramLimits, Sandbox
-from megagraph.programs.warden import children, descendants
+from megagraph.programs.usage import Usage, is_alive, measure, unnamed_files
+from megagraph.programs.warden import children
 
 Ended: TypeAlias = Literal["exited", "stopped", "timed out", "cpu", "memory", "processes", "output", "tree", "killed"]
 """How a program came to its end: by itself, by its caller, or for what it did too much of."""
@@ -79,7 +80,8 @@ class Outcome:
             "memory": f"stopped {took}: it used more than its {limits.memory_mb} MB of memory",
             "processes": f"stopped {took}: it had more than {limits.processes} processes",
             "output": f"stopped {took}: its output did not end",
-            "tree": f"stopped {took}: its files passed {limits.tree_mb} MB or {limits.tree_files} in number",
+            "tree": f"stopped {took}: its files passed {limits.tree_mb} MB, {limits.tree_files} in number, or {DEPTH}"
+            " folders in depth",
             "killed": f"killed {took}: by SIGKILL, most likely for the memory it used",
         }
         if self.ended != "exited":
@@ -123,16 +125,6 @@ class Clip:
             return (bytes(self._head) + tail).decode(errors="replace")
         head = bytes(self._head).decode(errors="replace")
         return f"{head}\n[… {cut} bytes cut …]\n{tail.decode(errors='replace')}"
-
-
-class Usage(NamedTuple):
-    """What a program and everything it started use at one moment."""
-
-    processes: int
-    cpu_seconds: float
-    memory_bytes: int
-    busy: bool
-    """Is one of them computing or at the disk, not waiting?"""
 
 
 class Child:
@@ -205,7 +197,7 @@ class Child:
         await self.process.wait()
         # A PID namespace is gone with its first process, which its launcher need not have waited for.
         for _ in range(1000):
-            if not any(map(_is_alive, self._family)):
+            if not any(map(is_alive, self._family)):
                 break
             await asyncio.sleep(0.005)
 
@@ -236,7 +228,11 @@ class Child:
                 continue
             with contextlib.suppress(OSError):
                 found = await look(_WATCHERS, extent, self._tree, limits.tree_files)
-                if found.size > limits.tree_mb * _MIB or found.entries > limits.tree_files:
+                unnamed = await look(_WATCHERS, unnamed_files, self.process.pid, self._tree)
+                size = found.size + unnamed.disk_bytes
+                if unnamed.memory_bytes > limits.memory_mb * _MIB:
+                    self.condemn("memory")
+                elif size > limits.tree_mb * _MIB or found.entries > limits.tree_files or found.too_deep:
                     self.condemn("tree")
             next_extent = time.monotonic() + max(0.5, 20 * (time.monotonic() - began))
 
@@ -320,38 +316,6 @@ async def conclude(
     elif code is None or code < 0 or code == 128 + signal.SIGKILL:
         code, ended = None, "killed"
     return Outcome(code, stdout, stderr, ended, seconds, changes.files, changes.notes, limits)
-
-
-def measure(pid: int, most_memory: int) -> Usage:
-    """What the descendants of `pid` use. Blocks on /proc; all zero where there is none."""
-    family = descendants(pid)
-    tick = os.sysconf("SC_CLK_TCK")
-    cpu = memory = 0
-    busy = False
-    for member in family:
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            fields = Path(f"/proc/{member}/stat").read_bytes().rpartition(b")")[2].split()
-            busy = busy or fields[0] in (b"R", b"D")
-            cpu += sum(map(int, fields[11:15]))
-            memory += _kib(member, "status", b"RssAnon:", b"RssShmem:") * 1024
-    if memory > most_memory:
-        # Pages shared after a fork were counted once per process; the slower count shares them out.
-        memory = sum(_kib(member, "smaps_rollup", b"Pss_Anon:", b"Pss_Shmem:") for member in family) * 1024
-    return Usage(len(family), cpu / tick, memory, busy)
-
-
-def _kib(pid: int, file: str, *keys: bytes) -> int:
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        lines = Path(f"/proc/{pid}/{file}").read_bytes().splitlines()
-        return sum(int(line.split()[1]) for line in lines if line.startswith(keys))
-    return 0
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
-    except (OSError, IndexError):
-        return False
 
 
 async def _feed(pipe: asyncio.StreamWriter | None, data: bytes) -> None:
