@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import os
-import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import IO, Any
 from uuid import UUID
 
 from megagraph.database import Database, connect
 from megagraph.errors import HomeError, RunBusy, RunNotFound
+from megagraph.files.folders import remove_folder
 from megagraph.files.workspace import Workspace
 from megagraph.ledger import Ledger
 from megagraph.migrations import migrate
@@ -124,16 +125,16 @@ class Home:
         with (self.path / "locks" / str(UUID(run))).open("a") as file:
             fcntl.flock(file, fcntl.LOCK_SH)
 
-    @contextmanager
-    def scratch(self, run: str) -> Iterator[Path]:
+    @asynccontextmanager
+    async def scratch(self, run: str) -> AsyncIterator[Path]:
         """A folder for what one process of a run needs while it works; what a killed one left there is removed."""
         folder = self.path / "scratch" / run
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        await asyncio.to_thread(remove_folder, folder)
+        folder.mkdir(parents=True, exist_ok=True)
         try:
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            await asyncio.to_thread(remove_folder, folder)
 
     def close(self) -> None:
         self.database.close()

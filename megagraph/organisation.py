@@ -71,6 +71,8 @@ class Organisation:
     """The latest version of the shared files."""
     interactive: object = None
     """The interactive programs, once there was one; `program_tools` knows what they are."""
+    programs_at_once: asyncio.Semaphore = field(init=False)
+    """Held by whoever runs a program to its end: each may use much of the machine."""
     _closing: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
     _usual: float | None = None
     _noted: float = field(default_factory=time.monotonic)
@@ -80,6 +82,7 @@ class Organisation:
     def __post_init__(self) -> None:
         self.mailroom = Mailroom(self._notice, self._changed)
         self.meter.nearly = self._nearly
+        self.programs_at_once = asyncio.Semaphore(self.programs.at_once)
         self._writer = Writer(self.workspace.path)
 
     async def restore(self) -> None:

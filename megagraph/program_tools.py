@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 
 from pydantic import Field
 
 from megagraph.errors import ToolError
 from megagraph.file_tools import asides_of_merge
+from megagraph.files.folders import remove_folder
 from megagraph.files.history import Author
 from megagraph.files.workspace import Proposal
 from megagraph.organisation import Organisation
@@ -58,11 +59,14 @@ class StopProgram(Args):
 async def run_program(caller: Caller, args: RunProgram, effect: str) -> Result:
     org = caller.org
     sandbox = _sandbox(org)
-    with TemporaryDirectory(prefix="program-", dir=org.scratch) as folder:
-        tree = Path(folder) / "tree"
-        version = await asyncio.to_thread(org.workspace.materialise, tree)
-        argv = program_argv(args.path, args.args, tree, org.programs)
-        outcome = await run_to_end(sandbox, argv, tree, stdin=args.stdin.encode(), limits=org.programs)
+    async with org.programs_at_once:
+        tree = Path(mkdtemp(prefix="program-", dir=org.scratch))
+        try:
+            version = await asyncio.to_thread(org.workspace.materialise, tree)
+            argv = program_argv(args.path, args.args, tree, org.programs)
+            outcome = await run_to_end(sandbox, argv, tree, stdin=args.stdin.encode(), limits=org.programs)
+        finally:
+            await asyncio.to_thread(remove_folder, tree)
     return await _taken_over(caller, outcome, version, args.path, effect)
 
 
@@ -73,7 +77,7 @@ class _Started:
     owner: str
     path: str
     version: str
-    folder: TemporaryDirectory[str]
+    tree: Path
 
 
 class InteractivePrograms:
@@ -85,15 +89,15 @@ class InteractivePrograms:
         self._started: dict[int, _Started] = {}
 
     async def start(self, owner: str, path: str, args: list[str]) -> int:
-        folder = TemporaryDirectory(prefix="program-", dir=self._org.scratch)
+        await self._end_forgotten()
+        tree = Path(mkdtemp(prefix="program-", dir=self._org.scratch))
         try:
-            tree = Path(folder.name) / "tree"
             version = await asyncio.to_thread(self._org.workspace.materialise, tree)
             number = await self._terminals.start(program_argv(path, args, tree, self._org.programs), tree)
         except BaseException:
-            folder.cleanup()
+            await asyncio.to_thread(remove_folder, tree)
             raise
-        self._started[number] = _Started(owner, path, version, folder)
+        self._started[number] = _Started(owner, path, version, tree)
         return number
 
     async def send(self, owner: str, number: int, text: str, until: str, seconds: float) -> str:
@@ -107,12 +111,21 @@ class InteractivePrograms:
         try:
             return await _taken_over(caller, outcome, started.version, started.path, effect)
         finally:
-            await asyncio.to_thread(started.folder.cleanup)
+            await asyncio.to_thread(remove_folder, started.tree)
 
     async def close(self) -> None:
+        # Their folders go with the scratch folder.
         await self._terminals.close()
-        for started in self._started.values():
-            started.folder.cleanup()
+
+    async def _end_forgotten(self) -> None:
+        """End the programs of agents that have reported: they would keep their places from all others."""
+        places = self._org.mailroom.places
+        for number, started in list(self._started.items()):
+            place = places[started.owner]
+            if place.closed or place.report is not None:
+                del self._started[number]
+                await self._terminals.stop(number)
+                await asyncio.to_thread(remove_folder, started.tree)
 
     def _of(self, owner: str, number: int) -> _Started:
         started = self._started.get(number)

@@ -78,8 +78,8 @@ class Session:
         sandbox, why_not = await asyncio.to_thread(_sandbox, self.unsafe_programs)
         try:
             await self.home.saver.know(self.run)
-            with seldom_collected(), self.home.scratch(self.run) as scratch:
-                async with listening(self.run, self._heard):
+            with seldom_collected():
+                async with self.home.scratch(self.run) as scratch, listening(self.run, self._heard):
                     again = True
                     while again:
                         org = Organisation(

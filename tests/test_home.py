@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import os
+import subprocess
+import sys
 from pathlib import Path
 from uuid import uuid4
 
@@ -79,10 +82,29 @@ def test_scratch_is_empty_at_first_and_gone_at_last(tmp_path: Path) -> None:
     left = tmp_path / "scratch" / "run"
     left.mkdir(parents=True)
     (left / "of a killed process").touch()
-    with home.scratch("run") as folder:
-        assert list(folder.iterdir()) == []
-        (folder / "file").touch()
-    assert not folder.exists()
+
+    async def work() -> None:
+        async with home.scratch("run") as folder:
+            assert list(folder.iterdir()) == []
+            (folder / "file").touch()
+        assert not folder.exists()
+
+    asyncio.run(work())
+    home.close()
+
+
+def test_scratch_is_cleared_however_deep_and_locked_it_is(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    deep = tmp_path / "scratch" / "run"
+    deep.mkdir(parents=True)
+    code = "import os\nfor n in range(1500):\n    os.mkdir('d' * 100)\n    os.chdir('d' * 100)\nos.chmod('.', 0)"
+    subprocess.run([sys.executable, "-c", code], cwd=deep, check=True)
+
+    async def work() -> None:
+        async with home.scratch("run") as folder:
+            assert list(folder.iterdir()) == []
+
+    asyncio.run(work())
     home.close()
 
 

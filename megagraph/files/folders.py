@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -80,6 +81,17 @@ def read_folder(folder: Path) -> dict[str, bytes]:
             "Replace them by copies, or leave them out.",
         )
     return files
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder with all that a program has put there, if it is there; what cannot be removed stays.
+
+    By programs that need no recursion: there may be thousands of folders in one another.
+    """
+    for command in (["rm", "-rf", "--"], ["chmod", "-R", "u+rwx", "--"], ["rm", "-rf", "--"]):
+        if not folder.exists():
+            return
+        subprocess.run([*command, str(folder)], check=False, capture_output=True)
 
 
 def _write(dest: Path, files: Iterable[tuple[str, bytes]]) -> None:

@@ -61,6 +61,8 @@ class ProgramLimits(BaseModel):
     """Number of files and folders in its folder."""
     output_kb: int = Field(default=32, ge=1)
     """How much of stdout, and of stderr, is kept, in KiB: the head and the tail."""
+    at_once: int = Field(default=8, ge=1)
+    """Programs of one run at one time; the others wait their turn. Interactive ones are counted apart."""
     network: bool = False
     """May it reach the network?"""
     commands: tuple[str, ...] = ("python",)
