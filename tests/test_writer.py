@@ -1,0 +1,51 @@
+"""The process that changes the files: killed at any moment, it is started again, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+from megagraph.errors import ToolError
+from megagraph.files.history import Author
+from megagraph.files.workspace import Workspace
+from megagraph.files.writer import Writer
+
+
+def test_whoever_asks_a_writer_that_was_killed_is_answered(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "files.git")
+
+    async def write(writer: Writer, name: str) -> bool:
+        try:
+            await writer.call("write", name, name, base=None, author=Author("boss", name))
+        except ToolError as error:
+            assert "Try again" in str(error)
+            return False
+        return True
+
+    async def main() -> list[str]:
+        writer = Writer(workspace.path)
+        accepted = []
+        for round_ in range(4):
+            await writer.start()
+            assert writer._process is not None
+            os.kill(writer._process.pid, signal.SIGKILL)
+            for n in range(120):
+                # Whenever it comes to light that the process is dead, somebody is just asking.
+                name = f"{round_}_{n}"
+                task = asyncio.create_task(write(writer, name))
+                await asyncio.sleep(0)
+                if n >= 118 or task.done():
+                    accepted += [name] if await asyncio.wait_for(task, 30) else []
+                else:
+                    pending.append((name, task))
+        for name, task in pending:
+            accepted += [name] if await asyncio.wait_for(task, 30) else []
+        await writer.aclose()
+        return accepted
+
+    pending: list[tuple[str, asyncio.Task[bool]]] = []
+    accepted = asyncio.run(main())
+    assert len(accepted) >= 4
+    assert set(accepted) <= set(workspace.paths())
