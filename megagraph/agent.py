@@ -158,10 +158,13 @@ async def _ask(
         retries=answer.retries,
         cost=cost,
     )
-    await org.ledger.database.write(journalled, org.ledger.event(thought))
+    try:
+        await org.ledger.database.write(journalled, org.ledger.event(thought))
+    finally:
+        # Paid it is, kept or not; and a call that is never settled would keep its place from all others.
+        org.meter.settle(claim, Use(1, *tokens, cost or 0.0))
     org.stream.send(thought)
     org.called(answer.seconds)
-    org.meter.settle(claim, Use(1, *tokens, cost or 0.0))
     return row
 
 

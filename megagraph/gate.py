@@ -263,6 +263,8 @@ class Gate:
             everyone=True,
         )
         self._streak = _Streak()
+        # Whoever resumes the run means to try again now, and not to wait unseen for what was asked for before.
+        self._closed_until = float("-inf")
         for line in list(self._lines):
             line.leave(error)
         self._waiting.clear()

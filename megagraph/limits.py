@@ -237,6 +237,10 @@ class Meter:
             # Many first calls may be under way at once: each knows only what was known when it began.
             self.overhead = claim.overhead + use.input_tokens - claim.expected.input_tokens
         self.release(claim)
+        self.tell_what_is_near()
+
+    def tell_what_is_near(self) -> None:
+        """Call `nearly` for each limit of the run that is nearly used, if it was not told yet."""
         for name, used, allowed in self._all_of_run():
             if used >= NEARLY * allowed and name not in self._told:
                 self._told.add(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import time
@@ -203,6 +204,8 @@ class Model:
         start = START if choice.provider is not None else MOST
         self.gate = gate_to(key, choice.base_url or choice.label, choice.rates, start)
         self._line = self.gate.line()
+        self._overhead = len(json.dumps(tools, default=str)) // 4
+        """Tokens of a call beyond its messages: the tools, the answer. Learned from what was answered."""
         self.out: ModelError | None = None
         """Why it is not asked any more."""
 
@@ -230,7 +233,8 @@ class Model:
 
     async def _once(self, asker: Asker, messages: Sequence[BaseMessage]) -> AIMessage | Fault:
         """One attempt, and what the gate learns from it."""
-        estimate = sum(len(message.content) for message in messages) // 4 if self.choice.rates.tpm else 0
+        said = sum(len(message.text) for message in messages) // 4 if self.choice.rates.tpm else 0
+        estimate = said + self._overhead if self.choice.rates.tpm else 0
         ticket = await self._line.enter(asker.rank, asker.team, estimate)
         try:
             message = await self._bound.ainvoke(messages)
@@ -249,7 +253,10 @@ class Model:
         except BaseException:
             self.gate.gone(ticket)
             raise
-        self.gate.answered(ticket, message.usage_metadata["total_tokens"] if message.usage_metadata else None)
+        tokens = message.usage_metadata["total_tokens"] if message.usage_metadata else None
+        if tokens is not None and self.choice.rates.tpm:
+            self._overhead += (max(0, tokens - said) - self._overhead) // 4
+        self.gate.answered(ticket, tokens)
         return message
 
     def leave(self, error: Exception) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,12 +16,12 @@ from langgraph.errors import GraphDrained
 from megagraph.agent import TOOLBOX
 from megagraph.checks import run_checks
 from megagraph.control import Word, listening
-from megagraph.errors import SandboxUnavailable
+from megagraph.errors import LimitReached, SandboxUnavailable
 from megagraph.events import Stream
 from megagraph.garbage import seldom_collected
 from megagraph.home import Home
 from megagraph.ledger import Ledger
-from megagraph.limits import NOTHING, Limits, Meter
+from megagraph.limits import NEARLY, NOTHING, Limits, Meter
 from megagraph.models import ModelChoice, Models
 from megagraph.organisation import Organisation
 from megagraph.prices import Price, Prices, find_price
@@ -157,7 +158,7 @@ class Session:
             "report": None,
         }
         graph = agent_graph(checkpointer=self.home.saver)
-        with contextlib.suppress(GraphDrained):
+        with contextlib.suppress(GraphDrained), _clock(org):
             state = await graph.ainvoke(
                 None if begun else start, config, context=org, durability="sync", control=org.control
             )
@@ -208,6 +209,23 @@ class Session:
     @property
     def _row(self) -> dict[str, Any]:
         return self.home.find(self.run)
+
+
+@contextlib.contextmanager
+def _clock(org: Organisation) -> Iterator[None]:
+    """Hold the organisation to its wall time, also while nobody begins or ends a model call."""
+    loop, meter = asyncio.get_running_loop(), org.meter
+    most = meter.limits.minutes * 60
+    over = LimitReached("minutes", meter.limits.minutes, BOSS).message
+    timers = [
+        loop.call_later(max(0.0, NEARLY * most - meter.seconds), meter.tell_what_is_near),
+        loop.call_later(max(0.0, most - meter.seconds), org.stop, over),
+    ]
+    try:
+        yield
+    finally:
+        for timer in timers:
+            timer.cancel()
 
 
 def _sandbox(unsafe: bool) -> tuple[Sandbox | None, str]:

@@ -6,15 +6,19 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages.ai import UsageMetadata
 
 from benchmarks.gate import CHAIN, chain_script
 from benchmarks.organisation import tree_script
 from megagraph import Limits, MegaGraph, gate, models
 from megagraph.errors import ModelError
 from megagraph.gate import Gate, Left, Line, Rank, Rates, gate_to
-from megagraph.rehearsal import Script, finish, recruit
+from megagraph.models import Asker, Model, ModelChoice
+from megagraph.rehearsal import RehearsalModel, Script, finish, recruit
 from megagraph.run import Run
 from tests.model_server import ModelServer
 from tests.scripts import Play, one
@@ -138,6 +142,42 @@ def test_requests_and_tokens_of_a_minute_are_kept(monkeypatch: pytest.MonkeyPatc
     asyncio.run(work())
 
 
+def test_the_tools_and_the_answer_count_among_the_tokens_of_a_minute() -> None:
+    class Slow(RehearsalModel):
+        def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
+            return self
+
+        async def ainvoke(self, *args: Any, **kwargs: Any) -> AIMessage:
+            asked.append(1)
+            await answers.wait()
+            usage = UsageMetadata(input_tokens=1500, output_tokens=500, total_tokens=2000)
+            return AIMessage("yes", usage_metadata=usage)
+
+    asked: list[int] = []
+
+    async def work() -> None:
+        tools = [{"type": "function", "function": {"name": "t", "description": "x" * 4000}}]
+        chat = Slow(script=Script({}))
+        model = Model(ModelChoice("slow", lambda: chat, provider="slow", rates=Rates(tpm=10_000)), tools)
+
+        async def ask() -> None:
+            await model.ask(Asker(), [HumanMessage("?")], lambda reason, delay: None)
+
+        calls = [asyncio.create_task(ask()) for _ in range(30)]
+        await asyncio.sleep(0.05)
+        assert len(asked) == 9, "a thousand tokens of tools each, and not just a question mark"
+        answers.set()
+        await asyncio.gather(*calls[:9])
+        again = [asyncio.create_task(ask()) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        assert len(asked) == 9, "they took two thousand each"
+        for call in (*calls, *again):
+            call.cancel()
+
+    answers = asyncio.Event()
+    asyncio.run(work())
+
+
 def test_a_provider_has_one_gate_in_a_process_and_loop() -> None:
     async def work() -> Gate:
         one_key = gate_to(("openai", "", "a"), "OpenAI", Rates())
@@ -171,6 +211,8 @@ def test_a_provider_that_asks_to_wait_for_an_hour_counts_as_down() -> None:
         with pytest.raises(ModelError, match="the provider cannot be used") as caught:
             gate.refused(await gate.line().enter(), "429: come tomorrow", 3600.0)
         assert caught.value.everyone
+        # A person who resumes the run in this process tries again, and does not wait for an hour unseen.
+        gate.gone(await asyncio.wait_for(gate.line().enter(), 10))
 
     asyncio.run(work())
 

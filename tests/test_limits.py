@@ -251,6 +251,44 @@ def test_each_limit_pauses_the_run_which_goes_on_with_more(tmp_path: Path, low: 
     asyncio.run(work())
 
 
+def test_wall_time_ends_while_nobody_begins_or_ends_a_call(tmp_path: Path) -> None:
+    async def work() -> None:
+        boss = one(list_files(), finish("done"))
+        async with ModelServer(Script({"boss": boss})) as server:
+            low = Limits(minutes=0.04)
+            async with MegaGraph(
+                "openai:scripted?rpm=1", base_url=server.url, home=tmp_path, limits=low, prices={"scripted": (1, 1)}
+            ) as mega:
+                run = await mega.start("Look.")
+                result = await asyncio.wait_for(run.result(), 40)
+                assert result.status == "paused"
+                assert "limit reached: minutes=0.04 of the run" in result.reason
+                assert result.calls == len(server.log.answered()) == 1
+                assert [event.data["limit"] for event in run.events() if event.kind == "limit"] == ["minutes"]
+
+    asyncio.run(work())
+
+
+def test_a_call_that_cannot_be_kept_gives_its_place_back(tmp_path: Path) -> None:
+    def boss(brief: Brief) -> Play:
+        heard = yield recruit(hire("unlucky"), hire("next"))
+        yield from wait_for(heard, ["next"])
+        yield finish("done")
+
+    async def work() -> None:
+        model = RehearsalModel(script=Script({"boss": boss, "unlucky": one(finish("?")), "next": one(finish("ok"))}))
+        async with MegaGraph(model, home=tmp_path, limits=Limits(agents_at_once=1)) as mega:
+            refuse = "BEGIN SELECT RAISE(ABORT, 'no room'); END"
+            trigger = f"CREATE TRIGGER no BEFORE INSERT ON calls WHEN NEW.agent = 'unlucky' {refuse}"
+            mega.home.database.write_sync((trigger, ()))
+            run = await mega.start("Be two.")
+            result = await asyncio.wait_for(run.result(), 60)
+            assert result.status == "done"
+            assert "unlucky" in str(result.not_done)
+
+    asyncio.run(work())
+
+
 def crowd(size: int, turns: int = 3) -> dict[str, Part]:
     """A boss with a team of `size`, whose members work for some turns each."""
 
