@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
+
+if sys.platform == "win32":
+    # Said here, since otherwise a missing module of Python's says it, and not what can be done.
+    _WHY = "megagraph runs on Linux: on Windows, use it inside WSL."
+    if sys.argv[0].endswith(("megagraph", "megagraph.exe", "-m")):
+        raise SystemExit(f"megagraph: {_WHY}")
+    raise ImportError(_WHY)
 
 if TYPE_CHECKING:
     from megagraph.errors import MegagraphError

@@ -65,3 +65,12 @@ def test_an_installed_megagraph_runs_its_scenarios_anywhere(wheel: Path, tmp_pat
     assert "no language model is called" in begun.stdout.splitlines()[0]
     assert "limit reached: calls=3" in begun.stdout
     assert "architect" in begun.stdout
+
+
+@pytest.mark.parametrize(("argv", "says"), [("x.py", "ImportError: "), ("megagraph", "megagraph: ")])
+def test_windows_is_told_so_in_one_line(argv: str, says: str) -> None:
+    code = f"import sys; sys.platform = 'win32'; sys.argv[0] = '{argv}'; import megagraph"
+    done = run(sys.executable, "-c", code, cwd=ROOT)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"{says}megagraph runs on Linux: on Windows, use it inside WSL."
+    assert "fcntl" not in done.stderr
