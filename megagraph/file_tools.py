@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from megagraph.files.history import Author
+from megagraph.files.paths import legal_path
 from megagraph.files.workspace import Written
 from megagraph.specs import Letter
 from megagraph.tools import Args, Caller, Result, Tool
@@ -98,7 +99,7 @@ async def write_file(caller: Caller, args: WriteFile, effect: str) -> Result:
         "write",
         args.path,
         args.content,
-        base=args.version or caller.versions.get(args.path.removeprefix("./")),
+        base=args.version or _seen(caller, args.path),
         author=Author(caller.spec.name, effect),
     )
     return _changed(caller, effect, written, f"wrote {written.path} ({len(args.content)} characters)")
@@ -110,7 +111,7 @@ async def edit_file(caller: Caller, args: EditFile, effect: str) -> Result:
         args.path,
         args.old,
         args.new,
-        base=caller.versions.get(args.path.removeprefix("./")),
+        base=_seen(caller, args.path),
         author=Author(caller.spec.name, effect),
     )
     return _changed(caller, effect, written, f"edited {written.path}")
@@ -124,13 +125,18 @@ async def move_file(caller: Caller, args: MoveFile, effect: str) -> Result:
 
 async def delete_file(caller: Caller, args: DeleteFile, effect: str) -> Result:
     author = Author(caller.spec.name, effect)
-    await caller.org.change_files("delete", args.path, author=author)
+    await caller.org.change_files("delete", args.path, base=_seen(caller, args.path), author=author)
     return Result(f"deleted {args.path}")
 
 
 async def search_files(caller: Caller, args: SearchFiles, effect: str) -> Result:
     found = await asyncio.to_thread(caller.org.workspace.search, args.expression, args.pattern)
     return Result(found.text())
+
+
+def _seen(caller: Caller, path: str) -> str | None:
+    """The version in which the agent saw the file last, however it spells the path."""
+    return caller.versions.get(legal_path(path))
 
 
 def _changed(caller: Caller, effect: str, written: Written, what: str) -> Result:

@@ -650,6 +650,22 @@ def test_an_agent_talks_with_an_interactive_program(tmp_path: Path) -> None:
     assert files["won.txt"] == "seven"
 
 
+def test_a_path_is_the_same_in_every_spelling(tmp_path: Path) -> None:
+    boss = one(
+        write_file("caf\u00e9.txt", "one"),
+        write_file("./cafe\u0301.txt", "two"),
+        finish("written"),
+    )
+
+    async def work() -> None:
+        async with MegaGraph(RehearsalModel(script=Script({"boss": boss})), home=tmp_path) as mega:
+            run = await mega.start("Write.")
+            await run.result()
+            assert dict(run.files) == {"caf\u00e9.txt": "two"}
+
+    asyncio.run(work())
+
+
 def test_concurrent_changes_merge_and_a_conflict_goes_back_with_both_sides(tmp_path: Path) -> None:
     lines = [f"line {i}\n" for i in range(20)]
 

@@ -253,6 +253,16 @@ def test_move_and_delete(workspace: Workspace) -> None:
 # Effects
 
 
+def test_a_file_is_not_deleted_over_what_others_have_made_of_it(workspace: Workspace) -> None:
+    seen = workspace.write("a.py", "1\n", base=None, author=ANN).version
+    changed = workspace.edit("a.py", "1", "2", author=BOB).version
+    with pytest.raises(Conflict, match=r"`a.py` was changed since the version you build on by `bob`"):
+        workspace.delete("a.py", base=seen, author=ANN)
+    assert workspace.read("a.py").text == "2\n"
+    workspace.delete("a.py", base=changed, author=ANN)
+    assert workspace.paths() == []
+
+
 def test_an_effect_is_done_once(workspace: Workspace) -> None:
     author = Author("ann", "ann/3/0")
     base = workspace.write("a", TEN_LINES, base=None, author=ANN).version
@@ -448,6 +458,38 @@ def test_export_follows_no_link(workspace: Workspace, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="in the way of `a/b`"):
         workspace.export(tmp_path / "out", overwrite=True)
     assert not list((tmp_path / "outside").iterdir())
+
+
+def test_export_stops_at_what_is_neither_file_nor_folder(workspace: Workspace, tmp_path: Path) -> None:
+    workspace.propose(workspace.head, {"a": b"1"}, author=ANN)
+    (tmp_path / "out").mkdir()
+    os.mkfifo(tmp_path / "out/a")
+    for overwrite in (False, True):
+        with pytest.raises(UsageError, match="in the way of `a`"):
+            workspace.export(tmp_path / "out", overwrite=overwrite)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UsageError, match="is no folder"):
+        workspace.export(tmp_path / "file", overwrite=True)
+
+
+def test_input_material_that_cannot_be_read_is_not_left_out(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked = tmp_path / "material/locked"
+    locked.mkdir(parents=True)
+    (tmp_path / "material/open.txt").write_text("x")
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        # Root may read everything.
+        if Path(path) == locked:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UsageError, match="locked cannot be read: Permission denied"):
+        workspace.import_tree(tmp_path / "material")
+    assert workspace.paths() == []
 
 
 def test_input_material_is_taken_in_once(workspace: Workspace, tmp_path: Path) -> None:

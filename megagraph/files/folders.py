@@ -28,17 +28,20 @@ def export_to_folder(dest: Path, files: Mapping[str, bytes], *, overwrite: bool)
     Raises `UsageError` naming those that are there with another content, unless they may be overwritten, and
     those that would be written through a link. Nothing is written then.
     """
+    if dest.exists() and not dest.is_dir():
+        raise UsageError(f"Nothing was exported: {dest} is no folder.", "Export to another one.")
     linked, differing = [], []
     for path, content in files.items():
         target = dest / path
         above = [dest / parent for parent in list(Path(path).parents)[:-1]]
-        if any(p.is_symlink() or p.is_file() for p in above) or target.is_symlink() or target.is_dir():
+        special = target.is_symlink() or (target.exists() and not target.is_file())
+        if special or any(p.is_symlink() or (p.exists() and not p.is_dir()) for p in above):
             linked.append(path)
         elif not overwrite and target.exists() and target.read_bytes() != content:
             differing.append(path)
     if linked:
         raise UsageError(
-            f"Nothing was exported: in {dest}, a link, or a folder where a file belongs, is in the way of "
+            f"Nothing was exported: in {dest}, a link, or something else than a file or a folder, is in the way of "
             f"{_named(linked)}.",
             "Export to another folder.",
         )
@@ -60,7 +63,11 @@ def read_folder(folder: Path) -> dict[str, bytes]:
         raise UsageError(f"{folder} is not a folder.")
     files: dict[str, bytes] = {}
     others: list[str] = []
-    for root, folders, names in os.walk(folder):
+
+    def unreadable(error: OSError) -> None:
+        raise UsageError(f"{error.filename} cannot be read: {error.strerror}.") from None
+
+    for root, folders, names in os.walk(folder, onerror=unreadable):
         here = Path(root)
         folders[:] = sorted(name for name in folders if name != ".git")
         others += [str(here / name) for name in folders if (here / name).is_symlink()]

@@ -185,13 +185,17 @@ class Workspace:
 
         return self._written(target, f"move {source} to {target}", author, plan)
 
-    def delete(self, path: str, *, author: Author) -> Written:
-        """Delete a file. Its folder goes with it if it was the last one there."""
+    def delete(self, path: str, *, base: str | None = None, author: Author) -> Written:
+        """Delete a file. Its folder goes with it if it was the last one there.
+
+        With `base`, the version in which the author saw it last, raises `Conflict` if others changed it since.
+        """
         path = legal_path(path)
+        seen = self.resolve(base) if base else None
 
         def plan(tip: _Tip) -> _Plan:
             self._existing(tip.tree, path)
-            return _Plan({path: None})
+            return self._merge(tip, seen, {path: None}, author) if seen else _Plan({path: None})
 
         return self._written(path, f"delete {path}", author, plan)
 
