@@ -7,6 +7,7 @@ ledger, the files and the checkpoints when the run is resumed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -17,6 +18,7 @@ from typing import Any
 from langgraph.errors import GraphInterrupt
 from langgraph.runtime import RunControl
 
+from megagraph.errors import ToolError
 from megagraph.events import Event, EventKind, Stream
 from megagraph.files.workspace import Workspace
 from megagraph.files.writer import Writer
@@ -193,6 +195,9 @@ class Organisation:
         """End what was started for the run and cannot outlive this process's work on it."""
         for close in self._closing:
             await close()
+        with contextlib.suppress(ToolError, RuntimeError):
+            # A run that could not be packed has its files as they were.
+            await self._writer.call("pack")
         await self._writer.aclose()
 
     def take_answers(self, answers: Mapping[str, str]) -> None:

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from megagraph.errors import HomeError, ToolError, UsageError
 from megagraph.files.history import Author
 from megagraph.files.merging import MAX_SHOWN, Conflict
+from megagraph.files.packing import pack
 from megagraph.files.workspace import Workspace
 from megagraph.files.writer import Writer
 from tests.sandboxes import marked, new_mark, wait_until_none
@@ -626,6 +627,24 @@ def test_a_kill_in_the_middle_of_writes_leaves_each_accepted_one_exactly_once(wo
     assert sorted(c.effect for c in log if c.effect) == sorted(f"bob/{n}/0" for n in range(100))
     assert sorted(workspace.read("shared").text.splitlines()[:-1]) == sorted(f"bob {n}" for n in range(0, 100, 2))
     assert_sound(workspace)
+
+
+def test_packing_keeps_everything_while_others_read(workspace: Workspace) -> None:
+    def loose() -> int:
+        return sum(1 for file in (workspace.path / "objects").glob("??/*"))
+
+    reader = Workspace(workspace.path)
+    versions = [workspace.write("a", f"{n}\n", base=workspace.head, author=ANN).version for n in range(20)]
+    assert workspace.pack() == 0, "not worth it yet"
+    there = loose()
+    assert pack(workspace.path, least=1) == there
+    assert loose() == 0
+    assert [reader.read("a", version).text for version in versions] == [f"{n}\n" for n in range(20)]
+    versions.append(workspace.write("b", "new\n", base=None, author=BOB).version)
+    assert pack(workspace.path, least=1) == 3, "a blob, a tree and a commit, and nothing twice"
+    assert len(Workspace(workspace.path).log()) == 21
+    done = subprocess.run(["git", "-C", str(workspace.path), "fsck", "--full", "--strict"], capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_a_lock_file_left_by_a_killed_process_does_not_stop_the_next(workspace: Workspace) -> None:
