@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from typing import Literal
 
 from megagraph.errors import ModelError, UsageError
@@ -88,6 +94,23 @@ def _by_status(error: Exception, status: int, text: str) -> Fault:
     return Fault("request", reason)
 
 
+def asked_to_wait(headers: Mapping[str, str]) -> float | None:
+    """The seconds that `Retry-After` asks for, which may be a number or a date; OpenAI has one in milliseconds too."""
+    for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
+        with contextlib.suppress(ValueError):
+            seconds = float(headers.get(name) or "none") / unit
+            return max(0.0, seconds) if math.isfinite(seconds) else None
+    with contextlib.suppress(ValueError):
+        until = parsedate_to_datetime(headers.get("retry-after") or "")
+        # A date without a zone is one of UTC.
+        return max(0.0, (until if until.tzinfo else until.replace(tzinfo=UTC)).timestamp() - time.time())
+    return None
+
+
 def _retry_after(error: Exception) -> float | None:
     seconds = getattr(error, "retry_after", None)
-    return seconds if isinstance(seconds, float) else None
+    if isinstance(seconds, int | float):
+        return float(seconds)
+    # The SDKs of the providers keep the whole response.
+    headers = getattr(getattr(error, "response", None), "headers", None)
+    return asked_to_wait(headers) if isinstance(headers, Mapping) else None

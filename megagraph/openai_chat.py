@@ -18,6 +18,8 @@ from langchain_core.outputs import ChatResult
 from langchain_openai import ChatOpenAI
 from pydantic import PrivateAttr, SecretStr
 
+from megagraph.faults import asked_to_wait
+
 CONNECT_SECONDS = 10.0
 _OFFICIAL = "https://api.openai.com/v1"
 
@@ -123,11 +125,4 @@ def _refusal(response: aiohttp.ClientResponse, text: bytes) -> WireError:
         message, code = str(error["message"]), error.get("code")
     except (ValueError, KeyError, TypeError):
         message, code = text.decode("utf-8", "replace")[:300] or str(response.reason), None
-    return WireError(response.status, message, code, _seconds(response.headers.get("Retry-After")))
-
-
-def _seconds(text: str | None) -> float | None:
-    try:
-        return max(0.0, float(text)) if text else None
-    except ValueError:
-        return None
+    return WireError(response.status, message, code, asked_to_wait(response.headers))

@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
+import openai
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.messages.ai import UsageMetadata
@@ -16,6 +20,7 @@ from benchmarks.gate import CHAIN, chain_script
 from benchmarks.organisation import tree_script
 from megagraph import Limits, MegaGraph, gate, models
 from megagraph.errors import ModelError
+from megagraph.faults import explain
 from megagraph.gate import Gate, Left, Line, Rank, Rates, gate_to
 from megagraph.models import Asker, Model, ModelChoice
 from megagraph.rehearsal import RehearsalModel, Script, finish, recruit
@@ -203,6 +208,29 @@ def test_whoever_rests_or_waits_when_the_run_stops_leaves_at_once() -> None:
         gate.gone(await gate.line().enter())
 
     asyncio.run(work())
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Retry-After": "7"}, 7),
+        ({"Retry-After": "0.5"}, 0.5),
+        ({"Retry-After": "3", "Retry-After-Ms": "2500"}, 2.5),
+        ({"Retry-After": "-3"}, 0),
+        ({"Retry-After": format_datetime(datetime.now(UTC) + timedelta(minutes=10), usegmt=True)}, 600),
+        ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0),
+        ({"Retry-After": "nan"}, None),
+        ({"Retry-After": "soon"}, None),
+        ({}, None),
+    ],
+)
+def test_a_wait_that_is_asked_for_is_understood_in_every_form(headers: dict[str, str], seconds: float | None) -> None:
+    response = httpx.Response(429, headers=headers, request=httpx.Request("POST", "http://localhost"))
+    fault = explain(openai.RateLimitError("429", response=response, body=None))
+    assert fault.kind == "refused"
+    assert fault.retry_after == (
+        seconds if seconds is None else pytest.approx(seconds, abs=300 if seconds == 600 else 0)
+    )
 
 
 def test_a_provider_that_asks_to_wait_for_an_hour_counts_as_down() -> None:
