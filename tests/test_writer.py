@@ -29,8 +29,8 @@ def test_whoever_asks_a_writer_that_was_killed_is_answered(tmp_path: Path) -> No
         accepted = []
         for round_ in range(3):
             await writer.start()
-            assert writer._process is not None
-            os.kill(writer._process.pid, signal.SIGKILL)
+            assert writer._child is not None
+            os.kill(writer._child._process.pid, signal.SIGKILL)
             for n in range(40):
                 # Whenever it comes to light that the process is dead, somebody is just asking.
                 name = f"{round_}_{n}"
