@@ -10,8 +10,10 @@ from pathlib import Path
 
 from megagraph.errors import ToolError
 from megagraph.files.workspace import Workspace
+from megagraph.ledger import Ledger
 from megagraph.programs.process import Outcome, program_argv, run_program
 from megagraph.programs.sandbox import Sandbox
+from megagraph.record import RECORD, write_record
 from megagraph.scenario import CheckSpec, Scenario
 from megagraph.specs import Verdict
 
@@ -19,7 +21,7 @@ _JUDGE = "_judge"
 
 
 async def run_checks(
-    scenario: Scenario, workspace: Workspace, sandbox: Sandbox | None, scratch: Path
+    scenario: Scenario, workspace: Workspace, sandbox: Sandbox | None, scratch: Path, ledger: Ledger
 ) -> AsyncIterator[Verdict]:
     """The verdicts on the latest version of the files, each as soon as it is there."""
     for number, check in enumerate(scenario.checks):
@@ -29,6 +31,9 @@ async def run_checks(
             continue
         tree = scratch / f"check_{number}"
         await asyncio.to_thread(workspace.materialise, tree)
+        if check.judge:
+            (tree / _JUDGE).mkdir()
+            await asyncio.to_thread(write_record, tree / _JUDGE / RECORD, scenario, ledger, workspace)
         try:
             outcome = await _run(check, scenario, sandbox, tree)
         except ToolError as error:
@@ -48,7 +53,6 @@ async def _run(check: CheckSpec, scenario: Scenario, sandbox: Sandbox, tree: Pat
     )
     path, args = (check.run or ("", ""))[0], list(check.run[1:])
     if check.judge and scenario.folder is not None:
-        (tree / _JUDGE).mkdir()
         await asyncio.to_thread(shutil.copy, scenario.folder / check.judge, tree / _JUDGE / "check.py")
         path, args = f"{_JUDGE}/check.py", ["."]
     return await run_program(sandbox, program_argv(path, args, tree, limits), tree, limits=limits)

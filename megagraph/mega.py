@@ -105,6 +105,7 @@ class MegaGraph:
             "base_url": choice.base_url,
             "models": choice.rules.model_dump(),
             "scenario": str(scenario.folder) if scenario.folder else "",
+            "parameters": dict(scenario.parameters),
             "unsafe_programs": self._unsafe,
         }
         if input is not None:
@@ -169,12 +170,13 @@ class MegaGraph:
     def open(self, run: str) -> Run:
         """A run to look at: its id, the beginning of it, or `last`. Raises `RunNotFound`."""
         row = self.home.find(run)
-        folder = Path(json.loads(row["settings"])["scenario"] or "/nowhere")
+        settings = json.loads(row["settings"])
+        folder, values = Path(settings["scenario"] or "/nowhere"), settings.get("parameters", {})
         scenario, broken = None, None
         try:
             if row["scenario"]:
                 shipped = not (folder / "scenario.yaml").is_file()
-                scenario = find_scenario(row["scenario"]) if shipped else load_scenario(folder)
+                scenario = find_scenario(row["scenario"], values) if shipped else load_scenario(folder, values)
         except UsageError as error:
             broken = error
         # The goal is the run's own, whatever has become of the scenario since.

@@ -159,14 +159,19 @@ class Script:
         return _message(brief.name, n, turn, messages)
 
 
-def load_script(path: Path) -> Script:
-    """The object `script` of a rehearsal file. Raises `UsageError` where there is none."""
+def load_script(path: Path, parameters: Mapping[str, Any] | None = None) -> Script:
+    """The object `script` of a rehearsal file, or what its function `script` makes of the scenario's parameters.
+
+    Raises `UsageError` where there is neither.
+    """
     spec = importlib.util.spec_from_file_location(f"megagraph_rehearsal_{path.parent.name}", path)
     if spec is None or spec.loader is None or not path.is_file():
         raise UsageError(f"no rehearsal at {path}")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     script = getattr(module, "script", None)
+    if callable(script):
+        script = script(**(parameters or {}))
     if not isinstance(script, Script):
         raise UsageError(f"{path} defines no `script = Script(...)`")
     return script

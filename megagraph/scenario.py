@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from megagraph.errors import UsageError
 from megagraph.guards import Guards
 from megagraph.limits import Limits
 from megagraph.model_rules import ModelRules
+from megagraph.parameters import Parameter, Value, fill, settle
 from megagraph.prices import Prices, parse_prices
 from megagraph.programs.sandbox import ProgramLimits
 from megagraph.rehearsal import Script, load_script
@@ -49,6 +50,7 @@ class _File(BaseModel):
     title: str = ""
     goal: str = ""
     goal_file: str = ""
+    parameters: dict[str, Parameter] = {}
     limits: dict[str, Any] = {}
     programs: dict[str, Any] = {}
     guards: dict[str, Any] = {}
@@ -67,6 +69,8 @@ class Scenario:
     name: str = ""
     title: str = ""
     folder: Path | None = None
+    parameters: Mapping[str, Value] = field(default_factory=dict)
+    """What it declares as settable, with the values that hold."""
     limits: Limits = field(default_factory=Limits)
     programs: ProgramLimits = field(default_factory=ProgramLimits)
     guards: Guards = field(default_factory=Guards)
@@ -78,13 +82,24 @@ class Scenario:
     play: str = ""
     """The command with which a person uses what was made, in its folder."""
 
+    def with_(self, **values: Any) -> Scenario:
+        """The scenario with other values of its parameters, read from its folder again.
+
+        Raises `UsageError` where there is no such parameter, or the value does not fit.
+        """
+        if self.folder is None:
+            if values:
+                raise UsageError("a goal in words has no parameters.", "Name a scenario that declares some.")
+            return self
+        return load_scenario(self.folder, {**self.parameters, **values})
+
     def script(self) -> Script | None:
         """The rehearsal, if there is one. Raises `UsageError` where it cannot be loaded."""
         if self.folder is None or not self.rehearsal:
             return None
         path = self.folder / self.rehearsal
         try:
-            return load_script(path)
+            return load_script(path, self.parameters)
         except UsageError:
             raise
         except (Exception, SystemExit) as error:
@@ -92,11 +107,14 @@ class Scenario:
             raise UsageError(f"the rehearsal {path} cannot be loaded ({type(error).__name__}: {error}).") from error
 
 
-def find_scenario(name: str) -> Scenario | None:
-    """The scenario in the folder `name`, or the one of that name that is shipped; None if there is neither."""
+def find_scenario(name: str, parameters: Mapping[str, Any] | None = None) -> Scenario | None:
+    """The scenario in the folder `name`, or the one of that name that is shipped; None if there is neither.
+
+    `parameters` are values for those that it declares.
+    """
     for folder in (Path(name), *(folder / name for folder in scenario_folders())):
         if _is_file(folder / "scenario.yaml"):
-            return load_scenario(folder)
+            return load_scenario(folder, parameters)
     return None
 
 
@@ -113,8 +131,11 @@ def shipped_scenarios() -> list[str]:
     return sorted({path.parent.name for folder in scenario_folders() for path in folder.glob("*/scenario.yaml")})
 
 
-def load_scenario(folder: Path) -> Scenario:
-    """Read `scenario.yaml`. Raises `UsageError` in one line naming what does not fit."""
+def load_scenario(folder: Path, parameters: Mapping[str, Any] | None = None) -> Scenario:
+    """Read `scenario.yaml`, with these values of its parameters.
+
+    Raises `UsageError` in one line naming what does not fit.
+    """
     path = folder / "scenario.yaml"
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -137,13 +158,16 @@ def load_scenario(folder: Path) -> Scenario:
         raise UsageError(f"the goal {folder / file.goal_file} cannot be read ({error}).") from error
     if not goal.strip():
         raise UsageError(f"{path}: the goal is empty.", "Say what is to be reached.")
+    own: list[Any] = [goal, file.limits, file.programs]
     try:
-        limits, prices = Limits.parse(file.limits), parse_prices(file.prices)
+        values = settle(file.parameters, parameters or {})
+        goal, own_limits, own_programs = fill(own, values) if values else own
+        limits, prices = Limits.parse(own_limits), parse_prices(file.prices)
         models = ModelRules.parse(file.models)
     except UsageError as error:
         raise UsageError(f"{path}: {error.message}", error.hint) from error
     try:
-        programs = ProgramLimits.model_validate(file.programs)
+        programs = ProgramLimits.model_validate(own_programs)
     except ValidationError as error:
         known = _known(ProgramLimits)
         raise UsageError(f"{path}: `programs` does not fit: {_problems(error)}.", f"Known: {known}.") from error
@@ -156,6 +180,7 @@ def load_scenario(folder: Path) -> Scenario:
         name=file.name,
         title=file.title,
         folder=folder.absolute(),
+        parameters=values,
         limits=limits,
         programs=programs,
         guards=guards,

@@ -172,7 +172,7 @@ class Session:
         database = self.home.database
         database.post(self._ledger.update_run(report=json.dumps(report, ensure_ascii=False)))
         verdicts = []
-        async for verdict in run_checks(self.scenario, org.workspace, org.sandbox, org.scratch):
+        async for verdict in run_checks(self.scenario, org.workspace, org.sandbox, org.scratch, self._ledger):
             verdicts.append(verdict.dump())
             org.emit("check", **verdict.dump())
         database.post(self._ledger.update_run(verdicts=json.dumps(verdicts, ensure_ascii=False), ended=time.time()))

@@ -42,6 +42,10 @@ LimitOptions = Annotated[
     list[str] | None,
     typer.Option("--limit", metavar="NAME=VALUE", help="Set a limit, such as calls=200. Repeatable."),
 ]
+SetOptions = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Set a parameter of the scenario, such as size=590. Repeatable."),
+]
 Out = Annotated[Path | None, typer.Option("--out", file_okay=False, help="Write the files to this folder.")]
 Unsafe = Annotated[
     bool,
@@ -69,13 +73,18 @@ def must_exist(home: Path | None) -> None:
 def limits_of(options: list[str], base: Limits | None) -> Limits:
     from megagraph.limits import Limits
 
-    values = (base or Limits()).model_dump()
+    return Limits.parse((base or Limits()).model_dump() | pairs_of("--limit", options))
+
+
+def pairs_of(flag: str, options: list[str]) -> dict[str, str]:
+    """The values of an option that is given as NAME=VALUE, any number of times."""
+    values = {}
     for option in options:
         name, sep, value = option.partition("=")
         if not sep:
-            raise UsageError(f"`--limit {option}` is not understood.", "Write it as NAME=VALUE.")
+            raise UsageError(f"`{flag} {option}` is not understood.", "Write it as NAME=VALUE.")
         values[name.strip()] = value.strip()
-    return Limits.parse(values)
+    return values
 
 
 def print_json(data: Any) -> None:

@@ -19,12 +19,14 @@ from megagraph.cli.options import (
     Model,
     Out,
     RunId,
+    SetOptions,
     Timeout,
     Unsafe,
     app,
     limits_of,
     must_exist,
     open_home,
+    pairs_of,
     print_json,
 )
 from megagraph.errors import UsageError
@@ -42,6 +44,7 @@ def run(
     model: Model = None,
     base_url: BaseUrl = None,
     limit: LimitOptions = None,
+    set_: SetOptions = None,
     home: Home = None,
     input: Annotated[
         Path | None,
@@ -57,7 +60,8 @@ def run(
     from megagraph.mega import MegaGraph
     from megagraph.scenario import find_scenario, shipped_scenarios
 
-    scenario = find_scenario(goal)
+    parameters = pairs_of("--set", set_ or [])
+    scenario = find_scenario(goal, parameters)
     # A name that was mistyped must not be taken for a goal, and paid for.
     if scenario is None and re.fullmatch(r"[\w.~/\\-]+", goal, re.ASCII):
         raise UsageError(
@@ -65,6 +69,8 @@ def run(
             f"Shipped scenarios: {', '.join(shipped_scenarios())}. Or name a folder with a scenario.yaml, or say the "
             "goal in a sentence.",
         )
+    if scenario is None and parameters:
+        raise UsageError("a goal in words has no parameters.", "`--set` goes with a scenario that declares some.")
 
     async def start(mega: MegaGraph) -> Run:
         return await mega.start(scenario or goal, input=input)
