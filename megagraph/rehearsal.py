@@ -16,8 +16,10 @@ no state of its own: it plays on after a crash, in another process, and behind a
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import importlib.util
 import re
+import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -103,6 +105,14 @@ def write_file(path: str, content: str) -> Call:
     return call("write_file", path=path, content=content)
 
 
+def edit_file(path: str, old: str, new: str) -> Call:
+    return call("edit_file", path=path, old=old, new=new)
+
+
+def search_files(expression: str, pattern: str = "") -> Call:
+    return call("search_files", expression=expression, pattern=pattern)
+
+
 def run_program(path: str, args: Sequence[str] = (), stdin: str = "") -> Call:
     return call("run_program", path=path, args=list(args), stdin=stdin)
 
@@ -164,10 +174,15 @@ def load_script(path: Path, parameters: Mapping[str, Any] | None = None) -> Scri
 
     Raises `UsageError` where there is neither.
     """
-    spec = importlib.util.spec_from_file_location(f"megagraph_rehearsal_{path.parent.name}", path)
+    folder = str(path.absolute().parent)
+    name = f"megagraph_rehearsal_{hashlib.blake2b(folder.encode(), digest_size=8).hexdigest()}"
+    # As a package of its own it can import what lies beside it: `from .texts import …`.
+    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=[folder])
     if spec is None or spec.loader is None or not path.is_file():
         raise UsageError(f"no rehearsal at {path}")
-    module = importlib.util.module_from_spec(spec)
+    for stale in [loaded for loaded in sys.modules if loaded.startswith(name)]:
+        del sys.modules[stale]
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     script = getattr(module, "script", None)
     if callable(script):
