@@ -154,7 +154,7 @@ def some_region(dice: random.Random) -> str:
     return f"the {dice.choice(REGIONS)}"
 
 
-def say(dice: random.Random, kind: str, which: int | None = None, **given: Any) -> str:
+def say(dice: random.Random, kind: str, given: Mapping[str, Any], which: int | None = None) -> str:
     """A sentence of one kind, any or the one meant, filled with what is given and with chance for the rest."""
     words: dict[str, Any] = {
         "actor": dice.choice(WORDS["actors"]),
@@ -177,7 +177,7 @@ def clause(ministry: Ministry, number: int) -> tuple[str, ...]:
     """The sentences of a clause, as it is first drafted."""
     dice = random.Random(f"{ministry.name} clause {number}")
     topic = FIELDS[ministry.field][number - 1]
-    return tuple(say(dice, kind, topic=topic) for kind in ("promise", "by", "serves", "review"))
+    return tuple(say(dice, kind, {"topic": topic}) for kind in ("promise", "by", "serves", "review"))
 
 
 def clauses(ministry: Ministry, numbers: tuple[int, ...]) -> str:
@@ -202,8 +202,8 @@ def outline(ministry: Ministry, see: Ministry) -> str:
     dice = random.Random(f"{ministry.name} outline")
     topics = dice.sample(FIELDS[ministry.field], 2)
     words = {"topic": topics[0], "other": topics[1], "place": ministry.place, "title": ministry.title.lower()}
-    standing = say(dice, "standings", **words)
-    aims = " ".join(say(dice, "aims", **words) for _ in range(2))
+    standing = say(dice, "standings", words)
+    aims = " ".join(say(dice, "aims", words) for _ in range(2))
     slots = "\n\n".join(slot(numbers) for numbers in CLAUSES.values())
     other = dice.randint(1, MATTER_CLAUSE - 1)
     return (
@@ -260,8 +260,8 @@ def citizen(ministry: Ministry, name: str) -> Citizen:
         name,
         f"{profession}, {age}, from {region}",
         number,
-        say(dice, "objections", which, **words),
-        say(dice, "amendments", which, **words),
+        say(dice, "objections", words, which),
+        say(dice, "amendments", words, which),
         dice.random() < 0.8,
         f"it comes late: {concern} will not wait until {dice.randint(2027, 2036)}",
     )
