@@ -195,8 +195,8 @@ def none_is_a_placeholder(delivery: Delivery) -> Iterator[str]:
             yield f"{page.path} is not finished: “{undone[0].strip()[:40]}”"
         if len(said) < WORDS:
             yield f"{page.path} has {len(said)} words"
-        if len(set(said)) < WORDS / 3:
-            yield f"{page.path} has {len(set(said))} different words"
+        if len(set(said)) < max(WORDS / 3, len(said) / 6):
+            yield f"{page.path} has {len(said)} words, {len(set(said))} of them different"
         clauses = [s for s in page.sections if s.level == 3 and re.match(r"\d+\b", s.title)]
         good = [s for s in clauses if len(words(s.text)) >= CLAUSE_WORDS and re.search(r"\d", s.text)]
         if len(good) < CLAUSES:

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from megagraph.rehearsal import (
@@ -54,7 +55,7 @@ from .texts import (
 
 Playing: TypeAlias = Generator[Turn, Heard, None]
 Waiting: TypeAlias = Generator[Turn, Heard, Heard]
-Reviewing: TypeAlias = Generator[Turn, Heard, tuple[dict[str, float], list[str]]]
+Reviewing: TypeAlias = Generator[Turn, Heard, "Reviewed"]
 
 MATTER = "On what we share"
 CUT = "Cut your share of the national budget to"
@@ -63,7 +64,24 @@ READ_AT_ONCE = 40
 """Files that are read in one turn."""
 
 _SHARE = re.compile(r"policies/(\w+)\.md:\d+: Share of the national budget: ([\d.]+) %")
+_STANDING = re.compile(r"policies/(\w+)\.md, version .*?\n## Where we stand\n\n([^\n]+)", re.S)
 _SETTLED = re.compile(r"policies/(\w+)\.md:\d+: (Settled with .*)")
+
+
+@dataclass(frozen=True)
+class Reviewed:
+    """What a lead has found in the policies of its ministries."""
+
+    shares: Mapping[str, float]
+    """Of the national budget, in per cent, by ministry."""
+    settled: Sequence[str]
+    """A line for each contradiction that was settled."""
+    standings: Mapping[str, str]
+    """How each policy says that things stand."""
+
+    @property
+    def total(self) -> float:
+        return sum(self.shares.values())
 
 
 def script(size: int = 60) -> Script:
@@ -106,12 +124,12 @@ def hand_in(summary: str, artefacts: Sequence[str], *before: Call) -> Waiting:
 
 def leader(nation: Nation) -> Playing:
     """The boss of a nation whose ministries are one team."""
-    shares, settled = yield from review(nation, "boss")
-    policies = "\n\n".join(_entry(nation, name, shares[name], "###") for name in shares)
+    found = yield from review(nation, "boss")
+    policies = "\n\n".join(_entries(nation, found, "###"))
     yield from hand_in(
-        _summary(nation.below("boss"), shares, settled),
+        _summary(nation.below("boss"), found),
         ["nation.md"],
-        write_file("nation.md", document(nation, list(shares), policies, settled, sum(shares.values()))),
+        write_file("nation.md", document(nation, list(found.shares), policies, found.settled, found.total)),
         update_todo([], ["Found the ministries", "Review what they hand in", "Publish nation.md"]),
     )
 
@@ -143,18 +161,18 @@ def leader_of_departments(nation: Nation) -> Playing:
 
 def secretary(nation: Nation, name: str) -> Playing:
     """The head of a department: founds the ministries of a region, reviews them, and sums them up for the leader."""
-    shares, settled = yield from review(nation, name)
-    lines = "\n\n".join(_entry(nation, ministry, share, "####", "../") for ministry, share in shares.items())
+    found = yield from review(nation, name)
+    lines = "\n\n".join(_entries(nation, found, "####", "../"))
     path = f"departments/{name}.md"
     yield from hand_in(
-        _summary(nation.below(name), shares, settled),
+        _summary(nation.below(name), found),
         [path],
         write_file(
             path,
-            f"# The department for {nation.departments[name]}\n\nIts {len(shares)} ministries claim"
-            f" {sum(shares.values()):.2f} % of the national budget and may claim {nation.budget():.2f} %.\n\n"
+            f"# The department for {nation.departments[name]}\n\nIts {len(found.shares)} ministries claim"
+            f" {found.total:.2f} % of the national budget and may claim {nation.budget():.2f} %.\n\n"
             f"## Ministries\n\n{lines}\n\n## Contradictions settled\n\n"
-            + "\n".join(f"- {line.replace('](', '](../')}" for line in settled)
+            + "\n".join(f"- {line.replace('](', '](../')}" for line in found.settled)
             + "\n",
         ),
         update_todo([], ["Found the ministries", "Review what they hand in"]),
@@ -162,10 +180,7 @@ def secretary(nation: Nation, name: str) -> Playing:
 
 
 def review(nation: Nation, lead: str) -> Reviewing:
-    """Found the ministries below `lead` and see that they fit together: their budgets, and what each has settled.
-
-    Returns the share of each ministry in the budget, and the contradictions that were settled.
-    """
+    """Found the ministries below `lead`, see that their budgets fit together, and read what they have written."""
     ministries = {ministry.name: ministry for ministry in nation.below(lead)}
     todo = ["Found the ministries", "Review what they hand in", *(["Publish nation.md"] if lead == "boss" else [])]
     heard = yield update_todo(todo), recruit(*(_ministry(nation, ministry) for ministry in ministries.values()))
@@ -180,7 +195,7 @@ def review(nation: Nation, lead: str) -> Reviewing:
         shares = {name: float(share) for name, share in _SHARE.findall(heard.text)}
         excess = sum(shares.values()) - nation.budget()
         if excess < 0.005:
-            return shares, list(_contradictions(nation, heard.text))
+            break
         greedy = sorted(shares, key=lambda name: -shares[name])[: max(3, len(shares) // 8)]
         cut = math.ceil(excess / len(greedy) * 100 - 1e-9) / 100
         heard = yield [
@@ -188,6 +203,13 @@ def review(nation: Nation, lead: str) -> Reviewing:
             for name in greedy
         ]
         yield from wait_for(heard, greedy)
+    settled = list(_contradictions(nation, heard.text))
+    standings: dict[str, str] = {}
+    paths = [ministry.policy for ministry in ministries.values()]
+    for first in range(0, len(paths), READ_AT_ONCE):
+        heard = yield [read_file(path) for path in paths[first : first + READ_AT_ONCE]]
+        standings |= {found[1]: found[2] for text in heard.results if (found := _STANDING.search(text))}
+    return Reviewed(shares, settled, standings)
 
 
 def document(nation: Nation, names: Sequence[str], policies: str, settled: Sequence[str], total: float) -> str:
@@ -206,15 +228,18 @@ def document(nation: Nation, names: Sequence[str], policies: str, settled: Seque
     )
 
 
-def _entry(nation: Nation, name: str, share: float, mark: str, up: str = "") -> str:
-    ministry = nation.ministries[name]
-    listed = "; ".join(
-        f"[{capital(topic)}]({ministry.link(n, f'{up}policies/')})" for n, topic in enumerate(FIELDS[ministry.field], 1)
-    )
-    return (
-        f"{mark} {ministry.full_title}\n\n[Policy]({up}{ministry.policy}), [test by {len(ministry.citizens)} citizens]"
-        f"({up}{ministry.test}), share {share:.2f} %. {listed}."
-    )
+def _entries(nation: Nation, found: Reviewed, mark: str, up: str = "") -> Iterator[str]:
+    """What a summary says of each ministry; `up` leads from its folder to the top."""
+    for name, share in found.shares.items():
+        ministry = nation.ministries[name]
+        listed = "; ".join(
+            f"[{capital(topic)}]({ministry.link(n, f'{up}policies/')})"
+            for n, topic in enumerate(FIELDS[ministry.field], 1)
+        )
+        yield (
+            f"{mark} {ministry.full_title}\n\n{found.standings[name]}\n\n[Policy]({up}{ministry.policy}), [test by"
+            f" {len(ministry.citizens)} citizens]({up}{ministry.test}), share {share:.2f} %. {listed}."
+        )
 
 
 def _contradictions(nation: Nation, text: str) -> Generator[str, None, None]:
@@ -227,11 +252,11 @@ def _contradictions(nation: Nation, text: str) -> Generator[str, None, None]:
             yield f"[{ministry.full_title}]({link}) on “{ministry.matter[0]}”. {told}"
 
 
-def _summary(ministries: Sequence[Ministry], shares: Mapping[str, float], settled: Sequence[str]) -> str:
+def _summary(ministries: Sequence[Ministry], found: Reviewed) -> str:
     tests = sum(len(ministry.citizens) for ministry in ministries)
     return (
-        f"{len(shares)} ministries have handed in policies, which {tests} citizens tested. They claim"
-        f" {sum(shares.values()):.2f} % of the budget; {len(settled)} contradictions were settled."
+        f"{len(found.shares)} ministries have handed in policies, which {tests} citizens tested. They claim"
+        f" {found.total:.2f} % of the budget; {len(found.settled)} contradictions were settled."
     )
 
 

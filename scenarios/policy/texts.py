@@ -247,7 +247,9 @@ def citizen(ministry: Ministry, name: str) -> Citizen:
     profession, concern = dice.choice(list(WORDS["professions"].items()))
     region = some_region(dice) if ministry.place == "the nation" else ministry.place
     number, age = dice.randint(1, MATTER_CLAUSE - 1), dice.randint(17, 84)
-    which = dice.randrange(len(WORDS["objections"]))
+    kinds = list(range(len(WORDS["objections"])))
+    random.Random(f"{ministry.name} objections").shuffle(kinds)
+    which = kinds[ministry.citizens.index(name) % len(kinds)]
     words = {
         "profession": profession,
         "concern": concern,
