@@ -13,6 +13,16 @@ if sys.platform == "win32":
     raise ImportError(_WHY)
 
 if TYPE_CHECKING:
+    from megagraph.checks import (
+        BackedCheck,
+        Check,
+        FileCheck,
+        JudgeCheck,
+        MatchCheck,
+        ReviewCheck,
+        RunCheck,
+        SchemaCheck,
+    )
     from megagraph.errors import MegagraphError
     from megagraph.limits import Limits
     from megagraph.mega import MegaGraph
@@ -20,9 +30,32 @@ if TYPE_CHECKING:
     from megagraph.scenario import Scenario
 
 __version__ = "0.1.0"
-__all__ = ["Limits", "MegaGraph", "MegagraphError", "Result", "Run", "Scenario"]
+__all__ = [
+    "BackedCheck",
+    "Check",
+    "FileCheck",
+    "JudgeCheck",
+    "Limits",
+    "MatchCheck",
+    "MegaGraph",
+    "MegagraphError",
+    "Result",
+    "ReviewCheck",
+    "Run",
+    "RunCheck",
+    "Scenario",
+    "SchemaCheck",
+]
 
 _HOMES = {
+    "BackedCheck": "checks",
+    "Check": "checks",
+    "FileCheck": "checks",
+    "JudgeCheck": "checks",
+    "MatchCheck": "checks",
+    "ReviewCheck": "checks",
+    "RunCheck": "checks",
+    "SchemaCheck": "checks",
     "Limits": "limits",
     "MegaGraph": "mega",
     "MegagraphError": "errors",

@@ -6,29 +6,29 @@ calls; `team` is the subgraph of the agent's recruits, grown from its plan; `wai
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.runnables import Runnable
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Command
 
+from megagraph.acceptance import examine, inputs_stand
 from megagraph.answers import declined
-from megagraph.conversation import fingerprint, heard_before, no_answer, note, requests_of, says_something
+from megagraph.asking import ask_model, reserve
+from megagraph.conversation import heard_before, no_answer, note, requests_of, says_something
 from megagraph.failures import after_bad, guarded, hand_in, stop_branch, warn
 from megagraph.file_tools import FILE_TOOLS
 from megagraph.guards import TALK, Counts, Finding, Turn, last_calls, look
 from megagraph.human_tools import HUMAN_TOOLS
-from megagraph.ledger import CallRow, ToolRow, dump_answer, load_answer
-from megagraph.limits import Use
+from megagraph.ledger import CallRow, ToolRow
 from megagraph.organisation import Organisation
 from megagraph.program_tools import PROGRAM_TOOLS
 from megagraph.specs import AgentSpec, Letter, Report
 from megagraph.state import AgentState, Step, after_report, merge
-from megagraph.team_tools import TEAM_TOOLS, owed
+from megagraph.team_tools import TEAM_TOOLS
 from megagraph.tools import Caller, Toolbox
 
 TOOLBOX = Toolbox([*TEAM_TOOLS, *FILE_TOOLS, *PROGRAM_TOOLS, *HUMAN_TOOLS])
@@ -112,76 +112,14 @@ async def _ask(
         *state.get("messages", []),
         *(HumanMessage(text) for text in heard),
     ]
-    branches = org.chain(spec.name) if org.meter.divided else ()
-    claim = await org.meter.reserve(spec.name, step, _expected(org, messages), branches)
-    if claim is None:
-        raise org.park()
+    claim = await reserve(org, spec.name, step, messages, spec.name)
     if org.mailroom.closed(spec.name):
         org.meter.release(claim)
         return None
     warn(org, spec, step, findings)
     org.emit("thinking", spec.name, step=step)
-    started = time.time()
-
-    def retrying(reason: str, delay: float) -> None:
-        org.emit("retry", spec.name, step=step, reason=reason, delay=round(delay, 2))
-
-    try:
-        answer = await org.models.ask(org.asker(spec.name), messages, retrying)
-    except BaseException:
-        org.meter.release(claim)
-        raise
-    # As it will be read from the journal, without what only its provider has a use for.
-    kept = load_answer(dump_answer(answer.message))
-    row = CallRow(spec.name, step, tuple(heard), tuple(letter.id for letter in letters), kept)
-    usage = answer.message.usage_metadata
-    tokens = (usage["input_tokens"], usage["output_tokens"]) if usage else (0, 0)
-    cached = (usage.get("input_token_details") or {}).get("cache_read", 0) if usage else 0
-    price = org.prices.get(answer.model)
-    cost = price.cost(*tokens, cached) if price else None
-    thought = org.event(
-        "thought",
-        spec.name,
-        step=step,
-        seconds=round(answer.seconds, 3),
-        input_tokens=tokens[0],
-        output_tokens=tokens[1],
-        calls=[call["name"] for call in answer.message.tool_calls],
-        text=answer.message.text[:200],
-    )
-    journalled = org.ledger.call(
-        row,
-        started=started,
-        seconds=answer.seconds,
-        model=answer.model,
-        request=fingerprint(messages),
-        retries=answer.retries,
-        cost=cost,
-    )
-    try:
-        await org.ledger.database.write(journalled, org.ledger.event(thought))
-    finally:
-        # Paid it is, kept or not; and a call that is never settled would keep its place from all others.
-        org.meter.settle(claim, Use(1, *tokens, cost or 0.0))
-    org.stream.send(thought)
-    org.called(answer.seconds)
-    return row
-
-
-def _expected(org: Organisation, messages: Sequence[BaseMessage]) -> Use:
-    """About what a call will use: what the last one did, and four characters a token for what has come since."""
-    tokens = characters = 0
-    for message in reversed(messages):
-        if isinstance(message, AIMessage) and (usage := message.usage_metadata):
-            tokens = usage["input_tokens"] + usage["output_tokens"]
-            break
-        characters += len(message.text)
-    else:
-        tokens = org.meter.overhead
-    tokens += characters // 4
-    output = org.meter.usual_output
-    costs = [price.expected(tokens, output) for price in org.prices.values() if price]
-    return Use(1, tokens, output, max(costs, default=0.0))
+    ids = [letter.id for letter in letters]
+    return await ask_model(org, claim, org.models, org.asker(spec.name), messages, heard, ids, shown_as=spec.name)
 
 
 async def _rest(
@@ -196,14 +134,17 @@ async def _rest(
         return Command(update=update, goto="think")
     if state["seat"] != "boss" and mailroom.may_rest(spec.name):
         return Command(update=update, goto="wait")
-    missing = await owed(_caller(org, spec, state, update["step"]))
+    id_ = f"{spec.name}/{update['step']}/end"
+    found = await examine(org, spec, state.get("todo", {}), (), id_)
+    missing = found.missing
     if missing and not state.get("told"):
-        org.emit("reminded", spec.name, missing=missing)
+        await org.ledger.database.write(*found.statements(org))
+        org.emit("reminded", spec.name, missing=missing, evidence=found.dump())
         text = f"You called no tool, and this is missing: {'; '.join(missing)}. Go on, or `finish` as it is."
         update["messages"].append(HumanMessage(note(text)))
         return Command(update={**update, "told": True}, goto="think")
-    report = Report(text, missing=tuple(missing))
-    await hand_in(org, spec, report, f"{spec.name}/{update['step']}/end", "report")
+    report = Report(text, missing=tuple(missing), version=found.version)
+    await hand_in(org, spec, report, id_, "report", found.evidence)
     return Command(update={**update, "report": report.dump()}, goto=after_report(state["seat"]))
 
 
@@ -252,6 +193,9 @@ async def wait(state: AgentState, runtime: Runtime[Organisation]) -> Command[Ste
     org, spec = runtime.context, AgentSpec.load(state["spec"])
     org.mailroom.read(spec.name, state.get("seen", []))
     wake = await org.mailroom.wait(spec.name)
+    while wake == "work" and not state.get("step") and not await inputs_stand(org, spec):
+        org.mailroom.hold(spec.name)
+        wake = await org.mailroom.wait(spec.name)
     if wake == "park":
         raise org.park()
     if wake == "work":

@@ -21,6 +21,8 @@ EventKind = Literal[
     "letter",
     "reported",
     "reminded",
+    "accepted",
+    "withdrawn",
     "asking",
     "answered",
     "retry",

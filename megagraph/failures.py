@@ -11,13 +11,14 @@ from langgraph.errors import GraphBubbleUp
 from langgraph.runtime import Runtime
 from langgraph.types import Command
 
+from megagraph.acceptance import told_of
 from megagraph.answers import MAX_IN_A_ROW
 from megagraph.conversation import heard_before, note
 from megagraph.errors import BranchStopped, LimitReached, ModelError
 from megagraph.gate import Left
 from megagraph.guards import FRESH, Finding
 from megagraph.organisation import Organisation
-from megagraph.specs import AgentSpec, Letter, Report
+from megagraph.specs import AgentSpec, Evidence, Letter, Report
 from megagraph.state import AgentState, Step, after_report
 
 _CHOICE = "\nWrite to it to let it try again, recruit another in its place, or dismiss it and do without."
@@ -97,20 +98,29 @@ async def fail(org: Organisation, state: AgentState, spec: AgentSpec, reason: st
 
 
 async def hand_in(
-    org: Organisation, spec: AgentSpec, report: Report, id_: str, kind: Literal["report", "failure"]
+    org: Organisation,
+    spec: AgentSpec,
+    report: Report,
+    id_: str,
+    kind: Literal["report", "failure"],
+    evidence: Sequence[Evidence] = (),
 ) -> None:
     """End the agent's team and file its report. Of one that was dismissed meanwhile, nothing is taken any more."""
     if org.mailroom.closed(spec.name):
         return
     letter = Letter(id_, spec.name, spec.lead, kind, report.text() + (_CHOICE if kind == "failure" else ""))
     team = org.mailroom.close_team(spec.name)
-    statements = [*org.ledger.closed(team), org.ledger.reported(spec.name, report)]
+    statements = [
+        *org.ledger.closed(team),
+        org.ledger.reported(spec.name, report),
+        *map(org.ledger.found, evidence),
+    ]
     if spec.lead:
         statements.append(org.ledger.letter(letter))
     await org.ledger.database.write(*statements)
     org.say_closed(team)
     if not report.failed:
-        org.emit("reported", spec.name, summary=report.summary[:500], missing=list(report.missing))
+        org.emit("reported", spec.name, **told_of(report, evidence))
     org.mailroom.report(spec.name, report)
     if spec.lead:
         org.deliver([letter])

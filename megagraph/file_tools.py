@@ -9,7 +9,7 @@ from pydantic import Field
 
 from megagraph.files.history import Author
 from megagraph.files.paths import legal_path
-from megagraph.files.workspace import Written
+from megagraph.files.workspace import Entry, Read, Written
 from megagraph.specs import Letter
 from megagraph.tools import Args, Caller, Result, Tool
 
@@ -70,17 +70,26 @@ class SearchFiles(Args):
 
 
 async def list_files(caller: Caller, args: ListFiles, effect: str) -> Result:
-    entries = await asyncio.to_thread(caller.org.workspace.files, args.pattern)
+    return Result(shown_entries(await asyncio.to_thread(caller.org.workspace.files, args.pattern), args.pattern))
+
+
+def shown_entries(entries: Sequence[Entry], pattern: str) -> str:
+    """A listing as an agent reads it."""
     if not entries:
-        return Result("No files." if not args.pattern else f"No files for `{args.pattern}`.")
+        return "No files." if not pattern else f"No files for `{pattern}`."
     lines = [f"{e.path}  {e.size} bytes  {e.last_agent}".rstrip() for e in entries[:MAX_LISTED]]
     if len(entries) > MAX_LISTED:
         lines.append(f"… and {len(entries) - MAX_LISTED} more; ask with a pattern.")
-    return Result("\n".join(lines))
+    return "\n".join(lines)
 
 
 async def read_file(caller: Caller, args: ReadFile, effect: str) -> Result:
     read = await asyncio.to_thread(caller.org.workspace.read, args.path)
+    return Result(shown_lines(read, args), effects={"versions": {read.path: read.version}})
+
+
+def shown_lines(read: Read, args: ReadFile) -> str:
+    """The lines that were asked for, as an agent reads them."""
     lines = read.text.splitlines(keepends=True)
     last = min(args.end_line or len(lines), len(lines))
     text = "".join(lines[args.start_line - 1 : last])
@@ -88,10 +97,7 @@ async def read_file(caller: Caller, args: ReadFile, effect: str) -> Result:
     if len(text) > MAX_READ:
         text = text[:MAX_READ]
         shown = f"{shown}, cut after {MAX_READ} characters: read on from line {args.start_line + text.count(chr(10))}"
-    return Result(
-        f"{read.path}, version {read.version[:12]}, {shown}:\n{text}",
-        effects={"versions": {read.path: read.version}},
-    )
+    return f"{read.path}, version {read.version[:12]}, {shown}:\n{text}"
 
 
 async def write_file(caller: Caller, args: WriteFile, effect: str) -> Result:

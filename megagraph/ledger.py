@@ -18,7 +18,7 @@ from langchain_core.messages import AIMessage
 from megagraph.database import Database, Statement
 from megagraph.events import Event, EventKind
 from megagraph.limits import Use
-from megagraph.specs import AgentSpec, Letter, LetterKind, Report
+from megagraph.specs import AgentSpec, Evidence, Letter, LetterKind, Report
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Ledger:
             if report is None:
                 why = "dismissed before it reported"
             else:
-                why = report.summary if report.failed else "missing: " + ", ".join(report.missing)
+                why = report.summary if report.failed else "missing: " + ", ".join(report.lacks)
             found.append(f"{spec.name} ({' '.join(spec.role.split())}): {' '.join(why.split())[:300]}")
         return found
 
@@ -217,6 +217,69 @@ class Ledger:
             )
             for row in rows
         }
+
+    async def looks(self, agent: str) -> list[tuple[str, str, str]]:
+        """(tool, path, version) of each file that `agent` has read and each program that it has run.
+
+        The path of a program is empty: it is given all files of the version.
+        """
+        rows = await self.database.read_async(
+            "SELECT tool, effects FROM tool_calls WHERE run = ? AND agent = ? AND ok"
+            " AND tool IN ('read_file', 'run_program', 'start_program') ORDER BY step, idx",
+            (self.run, agent),
+        )
+        found = []
+        for row in rows:
+            effects = json.loads(row["effects"])
+            if row["tool"] == "read_file":
+                found += [(row["tool"], path, version) for path, version in effects.get("versions", {}).items()]
+            elif "saw" in effects:
+                found.append((row["tool"], "", effects["saw"]))
+        return found
+
+    async def confirmed(self, agent: str, cited: Collection[str], version: str, files: Collection[str]) -> set[str]:
+        """Which of these `step/index` are programs that ran, or reads, of `version`; if `files` are given, of those."""
+        rows = await self.database.read_async(
+            "SELECT step, idx, tool, effects FROM tool_calls WHERE run = ? AND agent = ? AND ok AND version = ?"
+            " AND tool IN ('read_file', 'run_program')",
+            (self.run, agent, version),
+        )
+        return {
+            id_
+            for row in rows
+            if (id_ := f"{row['step']}/{row['idx']}") in cited
+            and (row["tool"] != "read_file" or not files or set(json.loads(row["effects"])["versions"]) & set(files))
+        }
+
+    # --- evidence ----------------------------------------------------------------------------------------
+
+    def found(self, evidence: Evidence) -> Statement:
+        # The last finding is the one that was acted on: of those before it a kill has cut off the consequence.
+        return (
+            'INSERT OR REPLACE INTO evidence (run, id, agent, "check", passed, detail, version, found)'
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                self.run,
+                evidence.id,
+                evidence.agent,
+                evidence.check,
+                int(evidence.passed),
+                evidence.detail,
+                evidence.version,
+                time.time(),
+            ),
+        )
+
+    def evidence(self) -> list[Evidence]:
+        """All that checks have found, oldest first."""
+        rows = self.database.read(
+            'SELECT id, agent, "check", passed, detail, version FROM evidence WHERE run = ? ORDER BY found, rowid',
+            (self.run,),
+        )
+        return [
+            Evidence(row["id"], row["agent"], row["check"], bool(row["passed"]), row["detail"], row["version"])
+            for row in rows
+        ]
 
     # --- letters and questions ---------------------------------------------------------------------------
 

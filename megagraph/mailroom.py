@@ -211,7 +211,7 @@ class Mailroom:
     def blockers(self, name: str) -> list[str]:
         """The dependencies that `name` still waits for."""
         place = self.places[name]
-        return [] if place.started else [d for d in place.spec.depends_on if not self._released(d)]
+        return [] if place.started else [d for d in place.spec.depends_on if not self.released(d)]
 
     def may_rest(self, name: str) -> bool:
         """Whether a turn that asks for nothing means waiting for mail, and not the end of the work.
@@ -253,6 +253,17 @@ class Mailroom:
         if place.spec.lead:
             self._wake_dependents(place.spec.lead)
 
+    def revise(self, name: str, report: Report) -> None:
+        """Put another judgement in the place of the one on `name`'s last report. Wakes nobody but dependents."""
+        place = self.places[name]
+        place.report = report
+        if place.spec.lead:
+            self._wake_dependents(place.spec.lead)
+
+    def hold(self, name: str) -> None:
+        """Take back the start of an agent: what it waits for does not hold any more."""
+        self.places[name].started = False
+
     def busy(self, lead: str) -> list[str]:
         """The members of `lead` whose work is not over, each with the reason."""
         unread = {letter.sender for letter in self.places[lead].unread if letter.kind != "aside"}
@@ -271,7 +282,7 @@ class Mailroom:
         for name in self.open_members(lead):
             report = self.places[name].report
             if report and not report.accepted:
-                why = "failed" if report.failed else "missing: " + ", ".join(report.missing)
+                why = "failed" if report.failed else "missing: " + ", ".join(report.lacks)
                 found.append(f"{name} ({why})")
         return found
 
@@ -360,7 +371,8 @@ class Mailroom:
         if place.spec.lead:
             self.places[place.spec.lead].stalls = 0
 
-    def _released(self, name: str) -> bool:
+    def released(self, name: str) -> bool:
+        """Whether those who depend on `name` need not wait for it any more."""
         place = self.places[name]
         return place.closed or (place.report is not None and place.report.accepted)
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,7 @@ from uuid import uuid4
 from langchain_core.language_models import BaseChatModel
 from sqlite_utils import Database as Tables
 
+from megagraph.checks import Check, parse_checks, restored
 from megagraph.errors import UsageError
 from megagraph.home import Home
 from megagraph.limits import Limits
@@ -49,6 +51,8 @@ class MegaGraph:
         timeout: Seconds for one model call.
         unsafe_programs: Run programs without a sandbox where there is none.
         prompts: A folder with prompts that take the place of the package's.
+        checks: Checks on the result of each run, besides the scenario's; functions among them have to be given again
+            where a run is resumed in another process.
 
     Raises `HomeError` where the home cannot be used.
     """
@@ -66,6 +70,7 @@ class MegaGraph:
         timeout: float = 300.0,
         unsafe_programs: bool = False,
         prompts: Path | str | None = None,
+        checks: Sequence[Check] = (),
     ) -> None:
         self.home = Home(home)
         self._model = model
@@ -77,6 +82,7 @@ class MegaGraph:
         self._timeout = timeout
         self._unsafe = unsafe_programs
         self._prompts = Path(prompts) if prompts else None
+        self._checks = parse_checks(checks)
 
     @property
     def db(self) -> Tables:
@@ -93,6 +99,9 @@ class MegaGraph:
         the cost is limited and not known.
         """
         scenario = self._scenario(goal)
+        # A named scenario is read again when the run is resumed; other checks are kept with the run.
+        kept = [check.dump() for check in (*(() if scenario.name else scenario.checks), *self._checks)]
+        scenario = replace(scenario, checks=(*scenario.checks, *self._checks))
         choice = self._choose(self._model, scenario, scenario.models)
         limits = self._limits or scenario.limits
         prices = {**scenario.prices, **self._prices}
@@ -107,6 +116,7 @@ class MegaGraph:
             "scenario": str(scenario.folder) if scenario.folder else "",
             "parameters": dict(scenario.parameters),
             "unsafe_programs": self._unsafe,
+            "checks": kept,
         }
         if input is not None:
             await asyncio.to_thread(self._take_in, id_, Path(input))
@@ -180,7 +190,9 @@ class MegaGraph:
         except UsageError as error:
             broken = error
         # The goal is the run's own, whatever has become of the scenario since.
-        scenario = replace(scenario or Scenario(""), goal=row["goal"])
+        scenario = scenario or Scenario("", folder=folder if folder.is_dir() else None)
+        checks = restored(settings.get("checks", ()), self._checks)
+        scenario = replace(scenario, goal=row["goal"], checks=(*scenario.checks, *checks))
         return Run(self.home, row["run"], scenario, broken)
 
     def runs(self) -> list[Run]:

@@ -218,7 +218,24 @@ def _packed_checkpoints(db: Tables) -> None:
     db.conn.execute("DROP TABLE old_writes")
 
 
-MIGRATIONS: tuple[Callable[[Tables], None], ...] = (_checkpoints, _ledger, _costs, _packed_checkpoints)
+def _evidence(db: Tables) -> None:
+    """What checks found when reports were accepted or sent back, and at the end of a run."""
+    _table(db, "evidence").create(
+        {
+            "run": str,
+            "id": str,
+            "agent": str,
+            "check": str,
+            "passed": int,
+            "detail": str,
+            "version": str,
+            "found": float,
+        },
+        pk=("run", "id"),
+    )
+
+
+MIGRATIONS: tuple[Callable[[Tables], None], ...] = (_checkpoints, _ledger, _costs, _packed_checkpoints, _evidence)
 
 
 def _table(db: Tables, name: str) -> Table:

@@ -30,7 +30,7 @@ from megagraph.models import Asker, Models
 from megagraph.prices import Price
 from megagraph.programs.sandbox import ProgramLimits, Sandbox
 from megagraph.prompts import Prompts
-from megagraph.specs import BOSS, AgentSpec, Letter
+from megagraph.specs import BOSS, AgentSpec, Letter, owner_of
 
 GATHER_MOST = 2.0
 """The longest that a report waits, in seconds, for others to be read with it."""
@@ -45,6 +45,8 @@ class Organisation:
     workspace: Workspace
     models: Models
     meter: Meter
+    reviewers: Models
+    """The same models, with the tools of reviewers."""
     prompts: Prompts
     sandbox: Sandbox | None
     """None where programs cannot be run; the tool then says why."""
@@ -71,6 +73,8 @@ class Organisation:
     last_event: int = 0
     version: str = ""
     """The latest version of the shared files."""
+    rechecking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while accepted work is examined again, so that it is done once."""
     interactive: object = None
     """The interactive programs, once there was one; `program_tools` knows what they are."""
     programs_at_once: asyncio.Semaphore = field(init=False)
@@ -99,7 +103,7 @@ class Organisation:
             used = self.ledger.used_by()
             for spec, _, _ in agents:
                 if spec.part:
-                    below = (use for name, use in used.items() if spec.name in self.chain(name))
+                    below = (use for name, use in used.items() if spec.name in self.chain(owner_of(name)))
                     self.meter.give(spec.name, spec.part, sum(below, start=NOTHING))
         self.mailroom.restore(self.ledger.letters(), self.ledger.read_at())
         self.journal = self.ledger.journal()
@@ -137,6 +141,7 @@ class Organisation:
             self.mailroom.park()
             self.meter.let_go()
             self.models.leave()
+            self.reviewers.leave()
 
     def asker(self, name: str) -> Asker:
         """The agent as one of those who wait for a model."""

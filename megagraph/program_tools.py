@@ -100,6 +100,10 @@ class InteractivePrograms:
         self._started[number] = _Started(owner, path, version, tree)
         return number
 
+    def version(self, number: int) -> str:
+        """The version of the files that a program was started on."""
+        return self._started[number].version
+
     async def send(self, owner: str, number: int, text: str, until: str, seconds: float) -> str:
         self._of(owner, number)
         return await self._terminals[number].send(text, until, seconds)
@@ -142,7 +146,8 @@ async def start_program(caller: Caller, args: StartProgram, effect: str) -> Resu
     programs = _interactive(caller.org)
     number = await programs.start(caller.spec.name, args.path, args.args)
     said = await programs.send(caller.spec.name, number, "", "", 10.0)
-    return Result(f"program {number} is started. It says:\n{said}")
+    text = f"program {number} is started. It says:\n{said}"
+    return Result(text, effects={"saw": programs.version(number)})
 
 
 async def send_input(caller: Caller, args: SendInput, effect: str) -> Result:
@@ -175,18 +180,18 @@ async def _taken_over(caller: Caller, outcome: Outcome, version: str, path: str,
     """The outcome as the agent reads it, and the files the program wrote as a change of the agent's."""
     org, text = caller.org, outcome.text()
     if not outcome.changes:
-        return Result(text)
+        return Result(text, effects={"saw": version})
     author = Author(caller.spec.name, effect)
     try:
         proposal: Proposal = await org.change_files(
             "propose", version, outcome.changes, author=author, subject=f"run {path}"
         )
     except ToolError as error:
-        return Result(f"{text}\nThe files it wrote were not taken over: {error}")
+        return Result(f"{text}\nThe files it wrote were not taken over: {error}", effects={"saw": version})
     asides = asides_of_merge(caller, effect, proposal.merged_over, proposal.paths)
     return Result(
         text,
-        effects={"versions": dict.fromkeys(proposal.paths, proposal.version)},
+        effects={"saw": version, "versions": dict.fromkeys(proposal.paths, proposal.version)},
         statements=[org.ledger.letter(letter) for letter in asides],
         after=lambda: org.deliver(asides),
     )

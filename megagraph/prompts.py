@@ -6,6 +6,7 @@ A file of the same name in a scenario's or the home's `prompts` folder takes the
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,7 +20,7 @@ import yaml
 from megagraph.errors import UsageError
 from megagraph.specs import AgentSpec, Report
 
-NAMES = ("system", "boss", "task")
+NAMES = ("system", "boss", "task", "reviewer", "review")
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,10 @@ class Prompts:
 
     def __init__(self, folders: Sequence[Path] = ()) -> None:
         self._templates = {name: Template(_find(f"{name}.md", folders) or _packaged(f"{name}.md")) for name in NAMES}
-        self.tools = _tool_texts(folders)
+        self.tools = _tool_texts("tools.yaml", folders)
         """The tools that agents have, and what they are told about them."""
+        self.reviewer_tools = _tool_texts("reviewer_tools.yaml", folders)
+        """What reviewers are told about theirs."""
 
     def system(self, spec: AgentSpec) -> str:
         """Who the agent is and how the organisation works. The same for its whole life."""
@@ -51,15 +54,36 @@ class Prompts:
         reports = "\n".join(_input(name, report) for name, report in inputs.items())
         return self._fill(
             "task",
-            goal_line=goal.strip().splitlines()[0][:300] if goal.strip() else "",
+            goal_line=_first_line(goal),
             instructions=spec.instructions,
-            deliverables=", ".join(spec.deliverables) or "a report",
+            deliverables=(", ".join(spec.deliverables) or "a report") + _asked(spec),
             team=f"\nYour team mates:\n{team}" if team else "",
             inputs=f"\nWhat you waited for is there:\n{reports}" if reports else "",
         )
 
+    def reviewer(self, agent: str) -> str:
+        """Who reviews an agent's work, and how."""
+        return self._fill("reviewer", agent=agent)
+
+    def review(self, goal: str, criteria: str, files: Sequence[str]) -> str:
+        """What is to be reviewed."""
+        return self._fill("review", goal_line=_first_line(goal), criteria=criteria, files=", ".join(files) or "all")
+
     def _fill(self, template: str, **fields: str) -> str:
         return self._templates[template].safe_substitute(fields).strip()
+
+
+def _first_line(goal: str) -> str:
+    return goal.strip().splitlines()[0][:300] if goal.strip() else ""
+
+
+def _asked(spec: AgentSpec) -> str:
+    """The checks that the agent's work has to pass, a line each."""
+    if not spec.checks:
+        return ""
+    return "\n\nBefore it is accepted, this is checked:\n" + "\n".join(
+        f"- {json.dumps(check, ensure_ascii=False)}" for check in spec.checks
+    )
 
 
 def _owes(spec: AgentSpec) -> str:
@@ -72,10 +96,10 @@ def _input(name: str, report: Report | None) -> str:
     return f"- {name} reports: " + report.text().replace("\n", "\n  ")
 
 
-def _tool_texts(folders: Sequence[Path]) -> dict[str, ToolText]:
-    entries: dict[str, Any] = yaml.safe_load(_packaged("tools.yaml"))
+def _tool_texts(file: str, folders: Sequence[Path]) -> dict[str, ToolText]:
+    entries: dict[str, Any] = yaml.safe_load(_packaged(file))
     for folder in reversed(folders):
-        path = folder / "tools.yaml"
+        path = folder / file
         try:
             own = yaml.safe_load(path.read_text(encoding="utf-8")) or {} if path.is_file() else {}
             for name, entry in own.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from megagraph.control import say
 from megagraph.errors import UsageError
 from megagraph.events import Event, Stream
 from megagraph.files.diffs import FileDiff
+from megagraph.files.mapping import Files
 from megagraph.files.workspace import Workspace
 from megagraph.home import Home
 from megagraph.limits import Limits
@@ -23,7 +24,7 @@ from megagraph.prices import Prices
 from megagraph.prompts import Prompts
 from megagraph.scenario import Scenario
 from megagraph.session import Session, Status
-from megagraph.specs import BOSS, Report, Verdict
+from megagraph.specs import BOSS, Evidence, Report, Verdict
 from megagraph.team import AgentGraph, agent_graph, grown_tree
 
 
@@ -47,6 +48,8 @@ class Result:
     """None where the price of a model is not known."""
     not_done: tuple[str, ...] = ()
     """Of a run that is done: the agents whose work was not accepted, each with the reason."""
+    evidence: tuple[Evidence, ...] = ()
+    """What was found when reports were accepted or sent back, and at the end, oldest first."""
 
     @property
     def passed(self) -> bool:
@@ -57,28 +60,6 @@ class Result:
             and self.report.accepted
             and all(verdict.passed for verdict in self.verdicts)
         )
-
-
-class Files(Mapping[str, str]):
-    """The shared files of a run as they are now: path to text. `read(path)` gives bytes."""
-
-    def __init__(self, workspace: Workspace) -> None:
-        self._workspace = workspace
-
-    def __getitem__(self, path: str) -> str:
-        if path not in self._workspace.paths():
-            raise KeyError(path)
-        return self._workspace.read(path).text
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._workspace.paths()))
-
-    def __len__(self) -> int:
-        return len(self._workspace.paths())
-
-    def read(self, path: str) -> bytes:
-        """The bytes of a file, for those that are no text."""
-        return self._workspace.read(path).content
 
 
 class Run:
@@ -173,6 +154,7 @@ class Run:
             bool(row["rehearsal"]),
             self._ledger.cost(),
             tuple(self._ledger.not_done()) if row["status"] == "done" else (),
+            tuple(self._ledger.evidence()),
         )
 
     def events(self, agent: str | None = None) -> list[Event]:

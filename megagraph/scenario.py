@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from megagraph.checks import Check, JudgeCheck, ScenarioCheck
 from megagraph.errors import UsageError
 from megagraph.guards import Guards
 from megagraph.limits import Limits
@@ -18,27 +20,6 @@ from megagraph.parameters import Parameter, Value, fill, settle
 from megagraph.prices import Prices, parse_prices
 from megagraph.programs.sandbox import ProgramLimits
 from megagraph.rehearsal import Script, load_script
-
-
-class CheckSpec(BaseModel):
-    """One entry of `checks`: either a judge, a program of the scenario's that prints one JSON line per check, or
-    a program among the delivered files that must exit with 0."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    judge: str = ""
-    """A Python file of the scenario, run in a copy of the delivered files, given that folder."""
-    run: tuple[str, ...] = ()
-    """A program among the delivered files, with its arguments."""
-    name: str = ""
-    seconds: float = Field(default=120, gt=0)
-    """Wall time it may take."""
-
-    @model_validator(mode="after")
-    def _one_of(self) -> CheckSpec:
-        if bool(self.judge) == bool(self.run):
-            raise ValueError("give either `judge` or `run`")
-        return self
 
 
 class _File(BaseModel):
@@ -56,7 +37,7 @@ class _File(BaseModel):
     guards: dict[str, Any] = {}
     prices: dict[str, Any] = {}
     models: dict[str, Any] = {}
-    checks: list[CheckSpec] = []
+    checks: list[ScenarioCheck] = []
     rehearsal: str = ""
     play: str = ""
 
@@ -77,7 +58,8 @@ class Scenario:
     prices: Prices = field(default_factory=dict)
     models: ModelRules = field(default_factory=ModelRules)
     """Which agent is answered by which model, where the caller names none."""
-    checks: tuple[CheckSpec, ...] = ()
+    checks: tuple[Check, ...] = ()
+    """What decides what the result is worth, when the boss has handed it in."""
     rehearsal: str = ""
     play: str = ""
     """The command with which a person uses what was made, in its folder."""
@@ -201,9 +183,10 @@ def _is_file(path: Path) -> bool:
 
 
 def _problems(error: ValidationError) -> str:
-    return "; ".join(f"`{'.'.join(map(str, e['loc']))}`: {e['msg'].lower()}" for e in error.errors()[:5]).replace(
-        "valid tuple", "list"
-    )
+    # Of a check's place the last part but one is its kind, which it shows by itself.
+    places = [".".join(str(part) for part, _ in groupby(e["loc"])) for e in error.errors()[:5]]
+    problems = [f"`{place}`: {e['msg'].lower()}" for place, e in zip(places, error.errors(), strict=False)]
+    return "; ".join(problems).replace("valid tuple", "list")
 
 
 def _known(model: type[BaseModel]) -> str:
@@ -211,4 +194,5 @@ def _known(model: type[BaseModel]) -> str:
 
 
 def _named_files(file: _File) -> list[str]:
-    return [name for name in (file.goal_file, file.rehearsal, *(check.judge for check in file.checks)) if name]
+    judges = [check.judge for check in file.checks if isinstance(check, JudgeCheck)]
+    return [name for name in (file.goal_file, file.rehearsal, *judges) if name]

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from langchain_core.runnables import RunnableConfig
-from langgraph.errors import GraphDrained
+from langgraph.errors import GraphDrained, GraphInterrupt
 
 from megagraph.agent import TOOLBOX
-from megagraph.checks import run_checks
 from megagraph.control import Word, listening
 from megagraph.errors import LimitReached, SandboxUnavailable
 from megagraph.events import Stream
+from megagraph.final import judge
 from megagraph.garbage import seldom_collected
 from megagraph.home import Home
 from megagraph.ledger import Ledger
@@ -27,6 +27,7 @@ from megagraph.organisation import Organisation
 from megagraph.prices import Price, Prices, find_price
 from megagraph.programs.sandbox import Sandbox, choose_sandbox
 from megagraph.prompts import Prompts
+from megagraph.reviewer import reviewer_schemas
 from megagraph.scenario import Scenario
 from megagraph.specs import BOSS, AgentSpec, Report
 from megagraph.state import AgentState
@@ -76,6 +77,7 @@ class Session:
         meter = Meter(self.limits, used=used, seconds=before)
         prices = await asyncio.to_thread(prices_of, self.choice, self.prices)
         models = Models(self.choice, TOOLBOX.schemas(self.prompts.tools))
+        reviewers = Models(self.choice, reviewer_schemas(self.prompts.reviewer_tools))
         sandbox, why_not = await asyncio.to_thread(_sandbox, self.unsafe_programs)
         try:
             await self.home.saver.know(self.run)
@@ -88,6 +90,7 @@ class Session:
                             ledger=self._ledger,
                             workspace=await asyncio.to_thread(self.home.workspace, self.run),
                             models=models,
+                            reviewers=reviewers,
                             meter=meter,
                             prices=prices,
                             guards=self.scenario.guards,
@@ -112,6 +115,7 @@ class Session:
             self._org = None
             self.home.saver.forget(self.run)
             await models.aclose()
+            await reviewers.aclose()
             self.home.database.post(self._ledger.update_run(seconds=meter.seconds))
             # Raises what became of all that was written without waiting.
             await self.home.database.write()
@@ -172,9 +176,14 @@ class Session:
         database = self.home.database
         database.post(self._ledger.update_run(report=json.dumps(report, ensure_ascii=False)))
         verdicts = []
-        async for verdict in run_checks(self.scenario, org.workspace, org.sandbox, org.scratch, self._ledger):
-            verdicts.append(verdict.dump())
-            org.emit("check", **verdict.dump())
+        try:
+            async for verdict in judge(org, self.scenario):
+                verdicts.append(verdict.dump())
+                org.emit("check", **verdict.dump())
+        except GraphInterrupt:
+            # A review met a limit: the checks are run again when the run is resumed.
+            await self._leave(org)
+            return
         database.post(self._ledger.update_run(verdicts=json.dumps(verdicts, ensure_ascii=False), ended=time.time()))
         self._note("done", "")
         passed = Report.load(report).accepted and all(verdict["passed"] for verdict in verdicts)

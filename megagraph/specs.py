@@ -17,6 +17,12 @@ RESERVED_NAMES = frozenset({"boss", "desk", "human", "think", "act", "team", "wa
 
 BOSS = "boss"
 
+
+def owner_of(name: str) -> str:
+    """Whose work a model call counts for: the agent itself, or the one whose work a reviewer looks at."""
+    return name.partition(".")[0]
+
+
 Seat = Literal["boss", "member", "desk"]
 """Where an agent's loop runs: at the root, as a member of a team, or at the desk of the team it leads."""
 
@@ -43,13 +49,16 @@ class AgentSpec:
     """How many teams its lead had opened before the one this agent is in, one inside the other."""
     part: dict[str, float] = field(default_factory=dict)
     """What it and everybody below it may use of the run's limits, where that is bounded."""
+    checks: tuple[dict[str, Any], ...] = ()
+    """What its lead wants to be shown before it accepts the work: checks in their plain form."""
 
     def dump(self) -> dict[str, Any]:
-        return {**vars(self), "deliverables": list(self.deliverables), "depends_on": list(self.depends_on)}
+        lists = {key: list(getattr(self, key)) for key in ("deliverables", "depends_on", "checks")}
+        return {**vars(self), **lists}
 
     @classmethod
     def load(cls, data: dict[str, Any]) -> AgentSpec:
-        lists = {key: tuple(data[key]) for key in ("deliverables", "depends_on")}
+        lists = {key: tuple(data.get(key, ())) for key in ("deliverables", "depends_on", "checks")}
         return cls(**{**data, **lists})
 
 
@@ -60,20 +69,30 @@ class Report:
     summary: str
     artefacts: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
-    """What it owed and did not hand in: deliverables that are not there, todos left open."""
+    """What it owed and did not hand in: deliverables that are not there, checks that fail, todos left open."""
     failed: bool = False
+    version: str = ""
+    """The version of the files that its evidence is of; empty where there was nothing to look at."""
+    withdrawn: tuple[str, ...] = ()
+    """What does not hold any more since it was accepted, because files were changed."""
 
     @property
     def accepted(self) -> bool:
         """True where nothing is missing, so that dependents may start."""
-        return not (self.failed or self.missing)
+        return not (self.failed or self.missing or self.withdrawn)
+
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """All that keeps it from being accepted, other than a failure."""
+        return (*self.missing, *self.withdrawn)
 
     def dump(self) -> dict[str, Any]:
-        return {**vars(self), "artefacts": list(self.artefacts), "missing": list(self.missing)}
+        return {**vars(self), **{key: list(getattr(self, key)) for key in ("artefacts", "missing", "withdrawn")}}
 
     @classmethod
     def load(cls, data: dict[str, Any]) -> Report:
-        return cls(data["summary"], tuple(data["artefacts"]), tuple(data["missing"]), data["failed"])
+        lists = {key: tuple(data.get(key, ())) for key in ("artefacts", "missing", "withdrawn")}
+        return cls(**{**data, **lists})
 
     def text(self) -> str:
         """The report as its lead reads it."""
@@ -82,6 +101,8 @@ class Report:
             lines.append("Artefacts: " + ", ".join(self.artefacts))
         if self.missing:
             lines.append("Missing: " + ", ".join(self.missing))
+        if self.withdrawn:
+            lines.append("Does not hold any more: " + ", ".join(self.withdrawn))
         return "\n".join(lines)
 
 
@@ -108,6 +129,23 @@ class Verdict:
     check: str
     passed: bool
     detail: str = ""
+
+    def dump(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one check found, in one version of the files, when somebody's work was to be accepted."""
+
+    id: str
+    """The same again after a crash: what it was found for, and its place there."""
+    agent: str
+    """Whose work it is about; the boss's for the checks at the end of a run."""
+    check: str
+    passed: bool
+    detail: str
+    version: str
 
     def dump(self) -> dict[str, Any]:
         return asdict(self)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from graphlib import CycleError, TopologicalSorter
 
 from pydantic import Field
 
+from megagraph.acceptance import examine, recheck, told_of
+from megagraph.checks import AgentCheck
 from megagraph.errors import ToolError
 from megagraph.guards import duplicate_of
 from megagraph.limits import Part
@@ -27,6 +28,7 @@ class Recruitment(Args):
     deliverables: list[str] = []
     depends_on: list[str] = []
     limits: Part = Part()
+    checks: list[AgentCheck] = Field(default=[], max_length=20)
 
 
 class Recruit(Args):
@@ -89,6 +91,7 @@ async def recruit(caller: Caller, args: Recruit, effect: str) -> Result:
             depth=lead.depth + 1,
             wave=caller.wave,
             part=wish.limits.dump(),
+            checks=tuple(check.dump() for check in wish.checks),
         )
         for wish in args.agents
     ]
@@ -239,30 +242,30 @@ async def update_todo(caller: Caller, args: UpdateTodo, effect: str) -> Result:
 
 async def finish(caller: Caller, args: Finish, effect: str) -> Result:
     org, spec = caller.org, caller.spec
-    missing = await owed(caller, args.artefacts)
+    _must_be_quiet(caller)
+    await recheck(org, org.mailroom.open_members(spec.name))
+    found = await examine(org, spec, caller.todo, args.artefacts, effect)
     # From here to the closing of the team nothing is awaited: what is quiet stays quiet.
     if org.mailroom.closed(spec.name):
         raise ToolError("not handed in: you have been dismissed.")
-    if busy := org.mailroom.busy(spec.name):
-        raise ToolError(
-            f"your team is still at work: {'; '.join(busy)}. Their letters will wake you; answer with a short text"
-            " to wait, or dismiss whom you no longer need."
-        )
-    missing += org.mailroom.unaccepted(spec.name)
+    _must_be_quiet(caller)
+    missing = [*found.missing, *org.mailroom.unaccepted(spec.name)]
     if missing and not caller.told:
         return Result(
             f"Error: not handed in, since this is missing: {'; '.join(missing)}. Mend it, or call finish again"
             " and say in the summary why it must stay so.",
             ok=False,
             effects={"told": True},
+            statements=found.statements(org),
+            after=lambda: org.emit("reminded", spec.name, missing=missing, evidence=found.dump()),
         )
-    report = Report(args.summary, tuple(args.artefacts), tuple(missing))
+    report = Report(args.summary, tuple(args.artefacts), tuple(missing), version=found.version)
     team = org.mailroom.close_team(spec.name)
     letters = [Letter(f"{effect}/0", spec.name, spec.lead, "report", report.text())] if spec.lead else []
 
     def after() -> None:
         org.say_closed(team)
-        org.emit("reported", spec.name, summary=report.summary[:500], missing=missing)
+        org.emit("reported", spec.name, **told_of(report, found.evidence))
         org.mailroom.report(spec.name, report)
         org.deliver(letters)
 
@@ -272,18 +275,20 @@ async def finish(caller: Caller, args: Finish, effect: str) -> Result:
         statements=[
             *org.ledger.closed(team),
             org.ledger.reported(spec.name, report),
+            *found.statements(org),
             *(org.ledger.letter(letter) for letter in letters),
         ],
         after=after,
     )
 
 
-async def owed(caller: Caller, artefacts: Sequence[str] = ()) -> list[str]:
-    """What the agent has promised and not delivered: files that are not there, points that are open."""
-    paths = list(dict.fromkeys([*caller.spec.deliverables, *artefacts]))
-    there = await asyncio.to_thread(caller.org.workspace.paths) if paths else ()
-    absent = [f"the file {path}" for path in paths if path.removeprefix("./") not in there]
-    return [*absent, *(f"the open point “{point}”" for point in caller.todo.get("open", []))]
+def _must_be_quiet(caller: Caller) -> None:
+    """Raise `ToolError` while anybody in the caller's team is at work."""
+    if busy := caller.org.mailroom.busy(caller.spec.name):
+        raise ToolError(
+            f"your team is still at work: {'; '.join(busy)}. Their letters will wake you; answer with a short text"
+            " to wait, or dismiss whom you no longer need."
+        )
 
 
 TEAM_TOOLS = (

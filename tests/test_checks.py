@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from megagraph import MegaGraph
+from megagraph import Check, JudgeCheck, MegaGraph, RunCheck
 from megagraph.rehearsal import RehearsalModel, Script, finish, write_file
 from megagraph.run import Result
-from megagraph.scenario import CheckSpec, Scenario
+from megagraph.scenario import Scenario
 from tests.scripts import one
 
 PRINT = "import json\ndef say(check, passed, detail=''): print(json.dumps(locals()), flush=True)\n"
 
 
-def judged(tmp_path: Path, *checks: CheckSpec, judge: str = "", main: str = "print('ok')\n") -> Result:
+def judged(tmp_path: Path, *checks: Check, judge: str = "", main: str = "print('ok')\n") -> Result:
     """A run that delivers `main.py` and `data.txt`, judged by `checks`."""
     folder = tmp_path / "scenario"
     folder.mkdir(exist_ok=True)
@@ -36,7 +36,7 @@ def judged(tmp_path: Path, *checks: CheckSpec, judge: str = "", main: str = "pri
     return asyncio.run(work())
 
 
-JUDGE = CheckSpec(judge="check.py", seconds=20)
+JUDGE = JudgeCheck(judge="check.py", seconds=20)
 
 
 def test_a_judge_gives_a_verdict_a_line(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_what_one_check_writes_the_next_does_not_see(tmp_path: Path) -> None:
     ],
 )
 def test_a_judge_that_does_not_come_to_its_end_passes_nothing_more(tmp_path: Path, judge: str) -> None:
-    check = CheckSpec(judge="check.py", seconds=1 if "sleep" in judge else 20)
+    check = JudgeCheck(judge="check.py", seconds=1 if "sleep" in judge else 20)
     result = judged(tmp_path, check, judge=judge)
     assert not result.passed
     assert not result.verdicts[-1].passed
@@ -83,13 +83,13 @@ def test_a_judge_that_does_not_come_to_its_end_passes_nothing_more(tmp_path: Pat
 
 @pytest.mark.parametrize(("main", "passed"), [("print('ok')", True), ("raise SystemExit(4)", False), ("1/0", False)])
 def test_a_delivered_program_must_exit_with_0(tmp_path: Path, main: str, passed: bool) -> None:
-    result = judged(tmp_path, CheckSpec(run=("main.py",), name="runs"), main=main)
+    result = judged(tmp_path, RunCheck(run=("main.py",), name="runs"), main=main)
     assert [(v.check, v.passed) for v in result.verdicts] == [("runs", passed)]
     assert result.passed == passed
 
 
 def test_a_program_that_was_not_delivered_has_not_passed(tmp_path: Path) -> None:
-    result = judged(tmp_path, CheckSpec(run=("gone.py", "--fast")))
+    result = judged(tmp_path, RunCheck(run=("gone.py", "--fast")))
     assert [(v.check, v.passed) for v in result.verdicts] == [("gone.py --fast", False)]
     assert "gone.py" in result.verdicts[0].detail
 

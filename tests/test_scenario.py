@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from megagraph import JudgeCheck, RunCheck
 from megagraph.errors import UsageError
 from megagraph.limits import Limits
 from megagraph.rehearsal import Script
@@ -40,10 +41,10 @@ def test_a_scenario_is_read_with_all_it_says(tmp_path: Path) -> None:
     assert (scenario.name, scenario.title, scenario.goal) == ("full", "A full one", "Make it.\n")
     assert scenario.limits == Limits(calls=7)
     assert scenario.programs.wall_seconds == 3
-    assert [(check.judge, check.run, check.seconds) for check in scenario.checks] == [
-        ("check.py", (), 5),
-        ("", ("main.py", "--test"), 120),
-    ]
+    assert scenario.checks == (
+        JudgeCheck(judge="check.py", seconds=5),
+        RunCheck(run=("main.py", "--test"), name="its own tests"),
+    )
     assert isinstance(scenario.script(), Script)
     assert scenario.folder == tmp_path
 
@@ -63,7 +64,7 @@ def test_a_scenario_is_read_with_all_it_says(tmp_path: Path) -> None:
         ("name: x\ngoal: g\nlimits: {calls: 0}", "`calls`: input should be greater.*Known limits"),
         ("name: x\ngoal: g\nlimits: {call: 1}", "`call`: extra inputs.*Known limits: calls"),
         ("name: x\ngoal: g\nprograms: {wall: 1}", "`programs` does not fit: `wall`.*Known: wall_seconds"),
-        ("name: x\ngoal: g\nchecks: [{}]", "`checks.0`.*either `judge` or `run`"),
+        ("name: x\ngoal: g\nchecks: [{}]", "`checks.0`: give one of `file`, `run`, `backed`, `review`, `judge`"),
         ("name: x\ngoal: g\nchecks: [{run: main.py}]", "`checks.0.run`: input should be a list"),
         ("name: x\ngoal: g\nchecks: [{judge: gone.py}]", "not there: gone.py"),
         ("name: x\ngoal: g\nrehearsal: gone.py", "not there: gone.py"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import islice
@@ -237,6 +237,12 @@ class Workspace:
     def paths(self, version: str | None = None) -> list[str]:
         """The paths of all files, sorted."""
         return sorted(path for path, _ in files_of(self._at(version).tree))
+
+    def changed(self, paths: Iterable[str], since: str, version: str | None = None) -> list[str]:
+        """Which of these paths are not in `version` what they were in an older one."""
+        old, new = self._at(since).tree, self._at(version).tree
+        legal = dict.fromkeys(legal_path(path) for path in paths)
+        return [path for path in legal if file_id(old, path) != file_id(new, path)]
 
     def search(self, expression: str, pattern: str = "", *, limit: int = 100, version: str | None = None) -> Found:
         """The first `limit` lines that a regular expression finds in the text files that `pattern` means."""

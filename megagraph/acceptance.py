@@ -1,0 +1,174 @@
+"""Whether work is accepted, and on what evidence: when an agent hands in, and again when its files have changed.
+
+A report is accepted when its deliverables are there and are no placeholders, the checks its lead asked for pass, and
+no point is open. What was found is true of one version of the files. An accepted report whose files were changed
+since is examined again before anybody starts from it and before its lead hands in, and its acceptance is withdrawn,
+or given back, by what is found then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from megagraph.checks import BackedCheck, Check, FileCheck, parse_checks
+from megagraph.claims import backed, claim_of, subjects
+from megagraph.database import Statement
+from megagraph.events import EventKind
+from megagraph.inspection import Bench, carry_out
+from megagraph.mailroom import Place
+from megagraph.organisation import Organisation
+from megagraph.reviewer import review
+from megagraph.specs import AgentSpec, Evidence, Report, Verdict
+
+_SHOWN = 600
+"""Characters of a failed check's detail that its agent is told."""
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What was found of a piece of work. `version` is empty where there was nothing to look at."""
+
+    missing: list[str]
+    evidence: tuple[Evidence, ...] = ()
+    version: str = ""
+
+    def statements(self, org: Organisation) -> list[Statement]:
+        return [org.ledger.found(item) for item in self.evidence]
+
+    def dump(self) -> list[dict[str, Any]]:
+        return _short(self.evidence)
+
+
+def told_of(report: Report, evidence: Sequence[Evidence]) -> dict[str, Any]:
+    """A report as the event of it tells it."""
+    return {"summary": report.summary[:500], "missing": list(report.missing), "evidence": _short(evidence)}
+
+
+def _short(evidence: Iterable[Evidence]) -> list[dict[str, Any]]:
+    return [
+        {"check": item.check, "passed": item.passed, "detail": item.detail[:200], "version": item.version}
+        for item in evidence
+    ]
+
+
+async def examine(
+    org: Organisation, spec: AgentSpec, todo: Mapping[str, Sequence[str]], artefacts: Sequence[str], id_: str
+) -> Examination:
+    """What an agent owes, and what its checks find; `id_` is the same again after a crash."""
+    open_ = [f"the open point “{point}”" for point in todo.get("open", ())]
+    if not (spec.deliverables or artefacts or spec.checks):
+        return Examination(open_)
+    version = org.version
+    missing, evidence = await _inspect(org, spec, artefacts, version, id_)
+    return Examination([*missing, *open_], evidence, version)
+
+
+async def _inspect(
+    org: Organisation, spec: AgentSpec, artefacts: Sequence[str], version: str, id_: str
+) -> tuple[list[str], tuple[Evidence, ...]]:
+    there = set(await asyncio.to_thread(org.workspace.paths, version))
+    missing, evidence = [], []
+    for number, check in enumerate(_checks(spec, artefacts)):
+        bench = bench_of(org, version, f"{id_}/{number}", spec.name)
+        for verdict in await carry_out(check, bench):
+            place = f"{id_}/{number}"
+            evidence.append(Evidence(place, spec.name, verdict.check, verdict.passed, verdict.detail, version))
+            if not verdict.passed:
+                missing.append(_told(check, verdict, there))
+    return list(dict.fromkeys(missing)), tuple(evidence)
+
+
+def _checks(spec: AgentSpec, artefacts: Sequence[str]) -> list[Check]:
+    """What is promised or named must be there; a test report or review among it must be backed; and what is asked."""
+    paths = dict.fromkeys(path.removeprefix("./") for path in (*spec.deliverables, *artefacts))
+    asked = parse_checks(spec.checks)
+    files: list[Check] = [FileCheck(file=path) for path in paths if path]
+    claims = [BackedCheck(backed=path) for path in paths if claim_of(path)]
+    return [*files, *claims, *(check for check in asked if check not in claims and check not in files)]
+
+
+def _told(check: Check, verdict: Verdict, there: Collection[str]) -> str:
+    if isinstance(check, FileCheck) and check.file.removeprefix("./") not in there:
+        return f"the file {check.file}"
+    return f"{verdict.check} ({' '.join(verdict.detail.split())[:_SHOWN]})"
+
+
+def bench_of(org: Organisation, version: str, id_: str, agent: str) -> Bench:
+    """Where the checks on an agent's work are carried out."""
+    return Bench(
+        workspace=org.workspace,
+        version=version,
+        sandbox=org.sandbox,
+        programs=org.programs,
+        scratch=org.scratch,
+        backed=partial(backed, org, version=version),
+        review=partial(review, org, id_=id_, agent=agent),
+        most_seconds=org.programs.wall_seconds,
+    )
+
+
+# --- again ----------------------------------------------------------------------------------------------------
+
+
+async def inputs_stand(org: Organisation, spec: AgentSpec) -> bool:
+    """Whether the reports that an agent waited for still hold. Its lead is told of those that do not."""
+    places = org.mailroom.places
+    open_ = [name for name in spec.depends_on if not places[name].closed]
+    withdrawn = await recheck(org, open_)
+    for name in withdrawn:
+        report = places[name].report
+        assert report is not None
+        why = "; ".join(report.withdrawn)
+        text = (
+            f"What {name} handed in does not hold any more, since files were changed: {why}. Who depends on it does"
+            f" not start. Write to {name} to have it mended, or dismiss it and do without."
+        )
+        org.tell(f"notice/{name}/{report.version}", spec.lead, text)
+    return all(map(org.mailroom.released, spec.depends_on))
+
+
+async def recheck(org: Organisation, names: Iterable[str]) -> list[str]:
+    """Examine again what was accepted and has changed since; the agents whose acceptance was withdrawn now."""
+    places = org.mailroom.places
+    if not any(_old(org, places[name]) for name in names):
+        return []
+    withdrawn = []
+    async with org.rechecking:
+        for name in names:
+            place = places[name]
+            if _old(org, place) and await _changed(org, place) and not await _stands(org, place):
+                withdrawn.append(name)
+    return withdrawn
+
+
+def _old(org: Organisation, place: Place) -> bool:
+    """Whether a report was accepted once, on evidence of another version than the latest."""
+    report = place.report
+    return bool(report and not (report.failed or report.missing) and report.version not in ("", org.version))
+
+
+async def _changed(org: Organisation, place: Place) -> bool:
+    report, spec = place.report, place.spec
+    assert report is not None
+    paths = {path for check in _checks(spec, report.artefacts) for path in check.paths}
+    if any(claim_of(path) for path in paths):
+        paths |= set(subjects(org, spec.name))
+    return bool(await asyncio.to_thread(org.workspace.changed, sorted(paths), report.version, org.version))
+
+
+async def _stands(org: Organisation, place: Place) -> bool:
+    """Examine a report again. The new judgement is durable before anybody acts on it."""
+    report, spec, version = place.report, place.spec, org.version
+    assert report is not None
+    missing, evidence = await _inspect(org, spec, report.artefacts, version, f"{spec.name}/{version[:12]}/again")
+    revised = Report(report.summary, report.artefacts, version=version, withdrawn=tuple(missing))
+    await org.ledger.database.write(org.ledger.reported(spec.name, revised), *map(org.ledger.found, evidence))
+    if revised.accepted != report.accepted:
+        kind: EventKind = "accepted" if revised.accepted else "withdrawn"
+        org.emit(kind, spec.name, why="; ".join(missing), evidence=_short(evidence))
+    org.mailroom.revise(spec.name, revised)
+    return revised.accepted

@@ -1,0 +1,98 @@
+"""One model call of an organisation: reserved before it is made, journalled before it is used, then settled."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from langchain_core.messages import AIMessage, BaseMessage
+
+from megagraph.conversation import fingerprint
+from megagraph.ledger import CallRow, dump_answer, load_answer
+from megagraph.limits import Claim, Use
+from megagraph.models import Asker, Models
+from megagraph.organisation import Organisation
+
+
+async def reserve(org: Organisation, agent: str, step: int, messages: Sequence[BaseMessage], owner: str) -> Claim:
+    """A claim for one call, counted for the branches that `owner` is in. Parks where the run stops meanwhile."""
+    branches = org.chain(owner) if org.meter.divided else ()
+    claim = await org.meter.reserve(agent, step, _expected(org, messages), branches)
+    if claim is None:
+        raise org.park()
+    return claim
+
+
+async def ask_model(
+    org: Organisation,
+    claim: Claim,
+    models: Models,
+    asker: Asker,
+    messages: Sequence[BaseMessage],
+    heard: Sequence[str],
+    letters: Sequence[str],
+    *,
+    shown_as: str,
+) -> CallRow:
+    """The answer to a reserved call, durable. Its events are those of the agent `shown_as`."""
+
+    def retrying(reason: str, delay: float) -> None:
+        org.emit("retry", shown_as, step=claim.step, reason=reason, delay=round(delay, 2))
+
+    started = time.time()
+    try:
+        answer = await models.ask(asker, messages, retrying)
+    except BaseException:
+        org.meter.release(claim)
+        raise
+    # As it will be read from the journal, without what only its provider has a use for.
+    kept = load_answer(dump_answer(answer.message))
+    row = CallRow(claim.agent, claim.step, tuple(heard), tuple(letters), kept)
+    usage = answer.message.usage_metadata
+    tokens = (usage["input_tokens"], usage["output_tokens"]) if usage else (0, 0)
+    cached = (usage.get("input_token_details") or {}).get("cache_read", 0) if usage else 0
+    price = org.prices.get(answer.model)
+    cost = price.cost(*tokens, cached) if price else None
+    thought = org.event(
+        "thought",
+        shown_as,
+        step=claim.step,
+        seconds=round(answer.seconds, 3),
+        input_tokens=tokens[0],
+        output_tokens=tokens[1],
+        calls=[call["name"] for call in answer.message.tool_calls],
+        text=answer.message.text[:200],
+    )
+    journalled = org.ledger.call(
+        row,
+        started=started,
+        seconds=answer.seconds,
+        model=answer.model,
+        request=fingerprint(messages),
+        retries=answer.retries,
+        cost=cost,
+    )
+    try:
+        await org.ledger.database.write(journalled, org.ledger.event(thought))
+    finally:
+        # Paid it is, kept or not; and a call that is never settled would keep its place from all others.
+        org.meter.settle(claim, Use(1, *tokens, cost or 0.0))
+    org.stream.send(thought)
+    org.called(answer.seconds)
+    return row
+
+
+def _expected(org: Organisation, messages: Sequence[BaseMessage]) -> Use:
+    """About what a call will use: what the last one did, and four characters a token for what has come since."""
+    tokens = characters = 0
+    for message in reversed(messages):
+        if isinstance(message, AIMessage) and (usage := message.usage_metadata):
+            tokens = usage["input_tokens"] + usage["output_tokens"]
+            break
+        characters += len(message.text)
+    else:
+        tokens = org.meter.overhead
+    tokens += characters // 4
+    output = org.meter.usual_output
+    costs = [price.expected(tokens, output) for price in org.prices.values() if price]
+    return Use(1, tokens, output, max(costs, default=0.0))

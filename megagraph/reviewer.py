@@ -1,0 +1,180 @@
+"""A model that reviews one version of the files by its own looking: it may list, read and run, and change nothing.
+
+Its verdict counts only if it cites what it has run or read, and the ledger has it so. Its calls and what it looked
+at are rows like those of agents, under a name with dots that no agent can have, and are not made again after a crash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from pydantic import Field, ValidationError
+
+from megagraph.asking import ask_model, reserve
+from megagraph.checks import ReviewCheck
+from megagraph.conversation import note, requests_of, says_something
+from megagraph.errors import BranchStopped, LimitReached, ModelError, ToolError
+from megagraph.file_tools import ListFiles, ReadFile, shown_entries, shown_lines
+from megagraph.files.workspace import Workspace
+from megagraph.gate import Left
+from megagraph.inspection import Bench, Finding, run_apart
+from megagraph.ledger import CallRow, ToolRow
+from megagraph.organisation import Organisation
+from megagraph.program_tools import RunProgram
+from megagraph.prompts import ToolText
+from megagraph.specs import BOSS
+from megagraph.tools import Args, Request, Result, Tool
+
+ROUNDS = 12
+"""Model calls of one review."""
+_MOST_CALLS = 10
+"""Tool calls of one turn of it."""
+
+
+class GiveVerdict(Args):
+    """Arguments of `give_verdict`."""
+
+    passed: bool
+    reason: str = Field(min_length=1)
+    evidence: list[str] = []
+
+
+@dataclass(frozen=True)
+class _Review:
+    """One review: what it is of, and the name that its rows have."""
+
+    org: Organisation
+    check: ReviewCheck
+    bench: Bench
+    agent: str
+    name: str
+
+    @property
+    def workspace(self) -> Workspace:
+        return self.bench.workspace
+
+
+async def _list_files(of: Any, args: ListFiles, effect: str) -> Result:
+    entries = await asyncio.to_thread(of.workspace.files, args.pattern, of.bench.version)
+    return Result(shown_entries(entries, args.pattern))
+
+
+async def _read_file(of: Any, args: ReadFile, effect: str) -> Result:
+    read = await asyncio.to_thread(of.workspace.read, args.path, of.bench.version)
+    return Result(shown_lines(read, args), effects={"versions": {read.path: read.version}})
+
+
+async def _run_program(of: Any, args: RunProgram, effect: str) -> Result:
+    outcome = await run_apart(of.bench, args.path, tuple(args.args), args.stdin)
+    return Result(outcome.text(), effects={"saw": of.bench.version})
+
+
+async def _give_verdict(of: Any, args: GiveVerdict, effect: str) -> Result:
+    confirmed = await of.org.ledger.confirmed(of.name, args.evidence, of.bench.version, of.check.files)
+    unconfirmed = [id_ for id_ in args.evidence if id_ not in confirmed]
+    if unconfirmed or not args.evidence:
+        cited = ", ".join(unconfirmed)[:200] or "nothing"
+        why = f"the verdict does not count: it cites {cited}, and not what was run or read in this version."
+        return Result(f"{why} It was: {args.reason}", effects={"verdict": False})
+    return Result(f"{args.reason} (seen: {', '.join(args.evidence)})", effects={"verdict": args.passed})
+
+
+_TOOLS = {
+    tool.name: tool
+    for tool in (
+        Tool("list_files", ListFiles, _list_files),
+        Tool("read_file", ReadFile, _read_file),
+        Tool("run_program", RunProgram, _run_program),
+        Tool("give_verdict", GiveVerdict, _give_verdict),
+    )
+}
+
+
+def reviewer_schemas(texts: Mapping[str, ToolText]) -> list[dict[str, Any]]:
+    """The tools of a reviewer, as OpenAI functions."""
+    return [tool.schema(texts[name]) for name, tool in _TOOLS.items()]
+
+
+async def review(org: Organisation, check: ReviewCheck, bench: Bench, *, id_: str, agent: str) -> Finding:
+    """The verdict of a model on an agent's work. Raises what parks the run where it cannot be had now."""
+    name = f"{agent}.review.{id_.partition('/')[2].replace('/', '.')}.{bench.version[:12]}"
+    of = _Review(org, check, bench, agent, name)
+    try:
+        return await _review(of)
+    except (BranchStopped, ModelError) as error:
+        if isinstance(error, ModelError) and error.everyone:
+            org.failed = org.failed or error.kind != "down"
+            org.stop(str(error))
+            raise org.park() from error
+        return False, f"not reviewed: {error}"
+    except LimitReached as error:
+        org.stop(error.message)
+        raise org.park() from error
+    except Left as error:
+        raise org.park() from error
+
+
+async def _review(of: _Review) -> Finding:
+    prompts = of.org.prompts
+    messages: list[BaseMessage] = [SystemMessage(prompts.reviewer(of.agent))]
+    heard = prompts.review(of.org.goal, of.check.review, of.check.files)
+    for step in range(1, ROUNDS + 1):
+        if heard:
+            messages.append(HumanMessage(heard))
+        row = await _turn(of, step, messages, heard)
+        messages.append(row.answer)
+        heard = ""
+        if not (row.answer.tool_calls or row.answer.invalid_tool_calls):
+            if not says_something(row.answer):
+                messages.pop()
+            heard = note("You called no tool. Look at the files, then call `give_verdict`.")
+            continue
+        done = await of.org.ledger.finished(of.name, step)
+        for request in requests_of(messages, _MOST_CALLS):
+            result = done.get(request.index) or await _look(of, step, request)
+            if "verdict" in result.effects:
+                return bool(result.effects["verdict"]), result.result
+            messages.append(ToolMessage(result.result, tool_call_id=request.id))
+    return False, f"the reviewer came to no verdict in {ROUNDS} turns"
+
+
+async def _turn(of: _Review, step: int, messages: Sequence[BaseMessage], heard: str) -> CallRow:
+    org = of.org
+    if (of.name, step) in org.journal:
+        return await org.ledger.answered(of.name, step)
+    lead = org.spec(of.agent).lead or BOSS
+    claim = await reserve(org, of.name, step, messages, of.agent)
+    texts = [heard] if heard else []
+    return await ask_model(org, claim, org.reviewers, org.asker(lead), messages, texts, (), shown_as=of.agent)
+
+
+async def _look(of: _Review, step: int, request: Request) -> ToolRow:
+    """Carry out one call of a reviewer's. What it returns begins with the id by which it can be cited."""
+    started, clock = time.time(), time.monotonic()
+    result = await _result(of, request)
+    text = f"[evidence id {step}/{request.index}]\n{result.text}" if _evident(result) else result.text
+    row = ToolRow(of.name, step, request.index, request.tool, result.ok, text, result.effects)
+    seconds, ledger = time.monotonic() - clock, of.org.ledger
+    statement = ledger.tool_call(row, args=request.args, started=started, seconds=seconds, version=of.bench.version)
+    await ledger.database.write(statement)
+    return row
+
+
+def _evident(result: Result) -> bool:
+    return "saw" in result.effects or "versions" in result.effects
+
+
+async def _result(of: _Review, request: Request) -> Result:
+    tool = _TOOLS.get(request.tool)
+    if request.problem or tool is None:
+        return Result(f"Error: {request.problem or 'your tools are: ' + ', '.join(_TOOLS)}.", ok=False)
+    try:
+        # What reviewers' tools are given stands in the caller's place.
+        return await tool.run(of, tool.args.model_validate(request.args), "")  # type: ignore[arg-type]
+    except (ToolError, ValidationError) as error:
+        return Result(f"Error: {error}", ok=False)
