@@ -18,6 +18,7 @@ from rich.text import Text
 from megagraph.home import home_path
 from megagraph.run import Result, Run
 from megagraph.session import REHEARSAL_NOTE
+from megagraph.specs import BOSS, Evidence
 from megagraph.view import View, clean, one_line, plain_line
 
 _FRAME = 0.125
@@ -85,6 +86,10 @@ def print_run(run: Run, result: Result, view: View, home: Path, now: float | Non
         console.print("\nNot done", style="bold")
     for line in result.not_done:
         console.print(Text(one_line(line, 300)))
+    if lines := _accepted_on(result):
+        console.print("\nAccepted on", style="bold")
+    for line in lines:
+        console.print(line)
     if result.rehearsal:
         console.print(Text(REHEARSAL_NOTE, style="italic"))
     if result.verdicts:
@@ -101,6 +106,24 @@ def print_run(run: Run, result: Result, view: View, home: Path, now: float | Non
     for line in _next_steps(run, result, home):
         # Never broken in two, so that it can be copied.
         console.print(line, soft_wrap=True)
+
+
+def _accepted_on(result: Result) -> list[Text]:
+    """A line for each agent whose work was looked at: what was found the last time, and in which version."""
+    last: dict[str, dict[str, list[Evidence]]] = {}
+    for item in result.evidence:
+        if not item.id.startswith(f"{BOSS}/end/"):
+            place, _, _ = item.id.rpartition("/")
+            last.setdefault(item.agent, {}).setdefault(place, []).append(item)
+    lines = []
+    for agent, times in last.items():
+        found = list(times.values())[-1]
+        failed = [item for item in found if not item.passed]
+        mark, style = ("✗", "bold red") if failed else ("✓", "green")
+        said = ", ".join(item.check for item in failed or found)
+        what = f"  {'failed: ' if failed else ''}{one_line(said, 160)}  in version {found[0].version[:12]}"
+        lines.append(Text.assemble((f"{mark} {agent}", style), (what, "dim")))
+    return lines
 
 
 def _next_steps(run: Run, result: Result, home: Path) -> list[str]:

@@ -21,6 +21,7 @@ EventKind = Literal[
     "letter",
     "reported",
     "reminded",
+    "sent_back",
     "accepted",
     "withdrawn",
     "asking",

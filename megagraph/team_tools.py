@@ -257,7 +257,7 @@ async def finish(caller: Caller, args: Finish, effect: str) -> Result:
             ok=False,
             effects={"told": True},
             statements=found.statements(org),
-            after=lambda: org.emit("reminded", spec.name, missing=missing, evidence=found.dump()),
+            after=lambda: org.emit("sent_back", spec.name, missing=missing, evidence=found.dump()),
         )
     report = Report(args.summary, tuple(args.artefacts), tuple(missing), version=found.version)
     team = org.mailroom.close_team(spec.name)

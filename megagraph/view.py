@@ -153,6 +153,10 @@ class View:
             case "reported":
                 agent.state = "incomplete" if data["missing"] else "reported"
                 agent.note = str(data["summary"])
+            case "withdrawn":
+                agent.state, agent.note = "incomplete", str(data["why"])
+            case "accepted" if agent.state == "incomplete":
+                agent.state, agent.note = "reported", ""
             case "failed" if "tool" in data:
                 agent.note = f"{data['tool']}: {data['error']}"
             case "failed":
@@ -281,10 +285,10 @@ def plain_line(event: Event) -> str | None:
             what = f"{event.kind[4:]}: {data.get('note') or data.get('model', '')}"
         case "run_ended":
             what = "ended: " + ("all is well" if data["passed"] else "not all is well")
-        case "reported" | "reminded":
+        case "reported" | "reminded" | "sent_back":
             missing = ", ".join(data["missing"])
             what = "; ".join(filter(None, (data.get("summary", ""), missing and f"missing: {missing}")))
-            what = f"{event.kind}: {what}"
+            what = f"{event.kind.replace('_', ' ')}: {what}"
         case _:
             said = next((data[key] for key in ("why", "question", "answer", "error", "reason") if data.get(key)), "")
             what = event.kind.removeprefix("run_").replace("_", " ") + (f": {said}" if said else "")

@@ -75,6 +75,7 @@ def show(run_id: RunId = "last", home: Home = None, as_json: Json = False) -> No
                     "agents": [agent.dump() for agent in view.agents.values()],
                     "files": list(opened.files),
                     "questions": opened.questions(),
+                    "evidence": [item.dump() for item in result.evidence],
                 }
             )
             return
