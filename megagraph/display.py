@@ -86,10 +86,10 @@ def print_run(run: Run, result: Result, view: View, home: Path, now: float | Non
         console.print("\nNot done", style="bold")
     for line in result.not_done:
         console.print(Text(one_line(line, 300)))
-    if lines := _accepted_on(result):
+    if shown := _accepted_on(result):
         console.print("\nAccepted on", style="bold")
-    for line in lines:
-        console.print(line)
+    for text in shown:
+        console.print(text)
     if result.rehearsal:
         console.print(Text(REHEARSAL_NOTE, style="italic"))
     if result.verdicts:

@@ -189,7 +189,10 @@ def _seat(place: Path, judge: Path, bench: Bench) -> None:
     else:
         place.parent.unlink(missing_ok=True)
     place.parent.mkdir()
-    shutil.copy(judge, place)
+    try:
+        shutil.copy(judge, place)
+    except OSError as error:
+        raise ToolError(f"not judged: {judge} cannot be read ({error.strerror})") from None
     if bench.record is not None:
         bench.record(place.parent)
 

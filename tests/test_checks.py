@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from megagraph import Check, JudgeCheck, MegaGraph, RunCheck
+from megagraph import Check, JudgeCheck, Limits, MegaGraph, RunCheck
+from megagraph.checks import parse_checks
+from megagraph.claims import claim_of
+from megagraph.errors import UsageError
+from megagraph.placeholders import placeholder
 from megagraph.rehearsal import RehearsalModel, Script, finish, write_file
 from megagraph.run import Result
 from megagraph.scenario import Scenario
@@ -101,3 +107,191 @@ def test_verdicts_are_kept(tmp_path: Path) -> None:
         assert kept.outcome().verdicts == result.verdicts
         assert json.loads(json.dumps([v.dump() for v in result.verdicts]))[0]["detail"] == "seen"
         assert [e.data for e in kept.events() if e.kind == "check"] == [v.dump() for v in result.verdicts]
+
+
+# --- the kinds ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("check", "passed", "detail"),
+    [
+        ({"file": "data.txt"}, True, ""),
+        ({"file": "./data.txt"}, True, ""),
+        ({"file": "gone.txt"}, False, "There is no file `gone.txt`"),
+        ({"file": "../data.txt"}, False, ".."),
+        ({"file": "data.txt", "matches": "^1$"}, True, ""),
+        ({"file": "data.txt", "matches": "^2"}, False, "no match"),
+        ({"file": "data.txt", "schema": {"type": "integer"}}, True, ""),
+        ({"file": "data.txt", "schema": {"type": "string"}}, False, "$: 1 is not of type 'string'"),
+        ({"file": "main.py", "schema": {}}, False, "no valid JSON"),
+        ({"run": ["main.py"], "contains": "ok", "output": r"^ok$"}, True, "exit code 0"),
+        ({"run": ["main.py"], "contains": "fine"}, False, "'fine' is not in its output"),
+        ({"run": ["main.py"], "output": r"^\d+$"}, False, "does not match"),
+        ({"run": ["main.py"], "exit_code": 3}, False, "expected exit code 3: exit code 0"),
+        ({"backed": "data.txt"}, False, "its author, boss, has not run a program"),
+        ({"judge": "gone.py"}, False, "gone.py cannot be read"),
+    ],
+)
+def test_a_check_in_its_plain_form(tmp_path: Path, check: dict[str, object], passed: bool, detail: str) -> None:
+    [verdict] = judged(tmp_path, *parse_checks([check]), main="print('ok')\n").verdicts
+    assert verdict.passed == passed
+    assert detail in verdict.detail
+
+
+def test_schemas_of_yaml_their_own_references_and_patterns_bounded_in_time(tmp_path: Path) -> None:
+    schema = {"$defs": {"n": {"type": "integer"}}, "properties": {"n": {"$ref": "#/$defs/n"}}, "required": ["n"]}
+    slow = {"type": "object", "properties": {"s": {"pattern": "^(a|aa)+$"}}}
+    ring = {"$ref": "#"}
+    files = {"good.yaml": "n: 1\n", "bad.yaml": "n: x\n", "slow.json": json.dumps({"s": "a" * 80 + "b"})}
+    checks = parse_checks(
+        [
+            {"file": "good.yaml", "schema": schema},
+            {"file": "bad.yaml", "schema": schema},
+            {"file": "slow.json", "schema": slow},
+            {"file": "slow.json", "schema": ring},
+        ]
+    )
+    boss = one([write_file(path, text) for path, text in files.items()], finish("done"))
+
+    async def work() -> Result:
+        async with MegaGraph(RehearsalModel(script=Script({"boss": boss})), home=tmp_path, checks=checks) as mega:
+            return await (await mega.start("Deliver.")).result()
+
+    verdicts = asyncio.run(work()).verdicts
+    assert [v.passed for v in verdicts] == [True, False, False, False]
+    assert verdicts[1].detail == "$.n: 'x' is not of type 'integer'"
+    assert verdicts[2].detail == "" or "took more than" in verdicts[2].detail
+    assert "cannot be used" in verdicts[3].detail
+
+
+def test_functions_are_checks(tmp_path: Path) -> None:
+    def has_main(files: Mapping[str, str]) -> bool:
+        return "print" in files["main.py"] and sorted(files) == ["data.txt", "main.py"]
+
+    async def number(files: Mapping[str, str]) -> tuple[bool, str]:
+        return files["data.txt"] == "2\n", "it is " + files["data.txt"].strip()
+
+    def broken(files: Mapping[str, str]) -> bool:
+        return bool(files["gone.txt"])
+
+    def careless(files: Mapping[str, str]) -> None:
+        files["main.py"]
+
+    result = judged(tmp_path, *map(Check.call, (has_main, number, broken, careless)))
+    assert [(v.check, v.passed, v.detail) for v in result.verdicts] == [
+        ("has_main", True, ""),
+        ("number", False, "it is 1"),
+        ("broken", False, "KeyError: 'gone.txt'"),
+        ("careless", False, "it returned None, and not True, False, or one of these with a detail"),
+    ]
+
+
+def test_a_resumed_run_is_judged_by_the_checks_it_began_with(tmp_path: Path) -> None:
+    """Also where it had no scenario; a function has to be given again, and is missed where it is not."""
+    checks = [Check.call(lambda files: True, "sure"), RunCheck(run=("main.py",))]
+    boss = one(write_file("main.py", "print(1)\n"), finish("done", ["main.py"]))
+
+    def mega(**more: Any) -> MegaGraph:
+        model = RehearsalModel(script=Script({"boss": boss}))
+        return MegaGraph(model, home=tmp_path, unsafe_programs=True, **more)
+
+    def verdicts(checks_at_resume: Sequence[Check]) -> list[tuple[str, bool]]:
+        with mega(checks=checks) as first:
+            id_ = first.run(Scenario("Deliver.", limits=Limits(calls=1))).run
+        with mega(checks=checks_at_resume) as second:
+            return [(v.check, v.passed) for v in second.resume_sync(id_, limits=Limits(calls=5)).verdicts]
+
+    assert verdicts(checks) == [("sure", True), ("main.py", True)]
+    assert verdicts([]) == [("sure", False), ("main.py", True)]
+
+
+@pytest.mark.parametrize(
+    ("check", "complaint"),
+    [
+        ({}, "give one of `file`, `run`, `backed`, `review`, `judge`, `call`"),
+        ({"file": "a", "matches": "("}, "not a regular expression"),
+        ({"file": "a", "schema": {"type": "nothing"}}, "no JSON Schema"),
+        ({"file": "a", "schema": {"$ref": "https://example.org/x"}}, "only references within the schema"),
+        ({"file": "a", "schema": {"patternProperties": {"(a|aa)+$": {}}}}, "`patternProperties` is not supported"),
+        ({"file": "a", "schema": {"pattern": "("}}, "no JSON Schema"),
+        ({"run": []}, "at least 1 item"),
+        ({"run": ["a.py"], "seconds": 0}, "greater than 0"),
+        ({"file": "a", "run": ["a.py"]}, "not permitted"),
+    ],
+)
+def test_a_check_that_does_not_fit_is_refused_in_one_line(check: dict[str, object], complaint: str) -> None:
+    with pytest.raises(UsageError, match=complaint) as error:
+        parse_checks([check])
+    assert "\n" not in str(error.value)
+
+
+def test_checks_survive_being_written_down() -> None:
+    plain = [
+        {"file": "a"},
+        {"file": "a", "matches": "x", "name": "n"},
+        {"file": "a", "schema": {"type": "object"}},
+        {"run": ["a.py", "-v"], "exit_code": 2, "output": "x", "contains": "y", "stdin": "z", "seconds": 5.0},
+        {"backed": "a.md"},
+        {"review": "is it good?", "files": ["a"]},
+        {"judge": "check.py"},
+    ]
+    assert json.loads(json.dumps([check.dump() for check in parse_checks(plain)])) == plain
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "is_one"),
+    [
+        ("a.md", "", True),
+        ("a.md", " \n\t\n", True),
+        ("pkg/__init__.py", "", False),
+        ("a.md", "# Title\n\nTODO\n", True),
+        ("a.md", "TODO: write this\n", True),
+        ("a.md", "- [ ] TODO\n", True),
+        ("a.md", "content goes here", True),
+        ("a.md", "# Title\n\n*To be written.*\n", True),
+        ("a.md", "...\n", True),
+        ("a.js", "// TODO: implement\n", True),
+        ("a.py", "# TODO\npass\n", True),
+        ("a.py", "def f():\n    pass\n", True),
+        ("a.py", "import os\nclass A:\n    def g(self):\n        'Do.'\n        raise NotImplementedError()\n", True),
+        ("a.md", "Lorem ipsum dolor sit amet\n", True),
+        ("a.md", "Dear <insert name here>,\nyou have won.\n", True),
+        ("a.md", "Signed: [your name here]\n", True),
+        ("a.md", "Todo list app\n", False),
+        ("a.md", "# Title\n* TODO: more\n* a real item\n", False),
+        ("a.md", "The text here is good.\n", False),
+        ("a.txt", "1\n", False),
+        ("a.json", "{}\n", False),
+        ("a.py", "x = '<insert name>'\n", False),
+        ("a.py", "class A(Protocol):\n    def g(self) -> int: ...\n", False),
+        ("a.py", "class E(Exception):\n    pass\n", False),
+        ("a.py", "def f():\n    pass\nf()\n", False),
+        ("a.py", "def f(:\n", False),
+    ],
+)
+def test_placeholders_are_told_by_rule(path: str, text: str, is_one: bool) -> None:
+    assert bool(placeholder(path, text.encode())) == is_one
+
+
+def test_a_binary_file_is_no_placeholder() -> None:
+    assert placeholder("a.png", b"\x89PNG\xff\x00") == ""
+
+
+@pytest.mark.parametrize(
+    ("path", "claim"),
+    [
+        ("test_report.md", "test"),
+        ("docs/TestReport.txt", "test"),
+        ("qa-results.json", "test"),
+        ("playtest.md", "test"),
+        ("test_plan.md", ""),
+        ("test_engine.py", ""),
+        ("tests/data.json", ""),
+        ("code_review.md", "review"),
+        ("audit.md", "review"),
+        ("preview.md", ""),
+        ("report.md", ""),
+    ],
+)
+def test_claims_are_told_by_name(path: str, claim: str) -> None:
+    assert claim_of(path) == claim
