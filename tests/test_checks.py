@@ -160,7 +160,7 @@ def test_schemas_of_yaml_their_own_references_and_patterns_bounded_in_time(tmp_p
     verdicts = asyncio.run(work()).verdicts
     assert [v.passed for v in verdicts] == [True, False, False, False]
     assert verdicts[1].detail == "$.n: 'x' is not of type 'integer'"
-    assert verdicts[2].detail == "" or "took more than" in verdicts[2].detail
+    assert "took more than" in verdicts[2].detail
     assert "cannot be used" in verdicts[3].detail
 
 
