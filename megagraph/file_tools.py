@@ -70,7 +70,9 @@ class SearchFiles(Args):
 
 
 async def list_files(caller: Caller, args: ListFiles, effect: str) -> Result:
-    return Result(shown_entries(await asyncio.to_thread(caller.org.workspace.files, args.pattern), args.pattern))
+    workspace = caller.org.workspace
+    entries, version = await asyncio.to_thread(lambda: (workspace.files(args.pattern), workspace.head))
+    return Result(shown_entries(entries, args.pattern), effects={"saw": version})
 
 
 def shown_entries(entries: Sequence[Entry], pattern: str) -> str:
@@ -136,8 +138,9 @@ async def delete_file(caller: Caller, args: DeleteFile, effect: str) -> Result:
 
 
 async def search_files(caller: Caller, args: SearchFiles, effect: str) -> Result:
-    found = await asyncio.to_thread(caller.org.workspace.search, args.expression, args.pattern)
-    return Result(found.text())
+    workspace = caller.org.workspace
+    found, version = await asyncio.to_thread(lambda: (workspace.search(args.expression, args.pattern), workspace.head))
+    return Result(found.text(), effects={"saw": version})
 
 
 def _seen(caller: Caller, path: str) -> str | None:

@@ -64,7 +64,10 @@ class Home:
         self.saver = Saver(self.database)
 
     def workspace(self, run: str) -> Workspace:
-        """The shared files of a run."""
+        """The shared files of a run. Those of a branch are in the repository of the run that its family began with."""
+        rows = self.database.read("SELECT repository FROM runs WHERE run = ?", (run,))
+        if rows and (repository := rows[0]["repository"]):
+            return Workspace(self.path / "files" / f"{repository}.git", run)
         return Workspace(self.path / "files" / f"{run}.git")
 
     def ledger(self, run: str) -> Ledger:
@@ -108,6 +111,19 @@ class Home:
             file.truncate(0)
             file.write(f"pid {os.getpid()}")
             file.flush()
+            yield
+
+    @contextmanager
+    def at_rest(self, run: str) -> Iterator[None]:
+        """Keep everybody from working on a run while it is read. Raises `RunBusy` where somebody does."""
+        with (self.path / "locks" / str(UUID(run))).open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunBusy(
+                    f"run {run[:8]} is at work, and can only be branched at rest.",
+                    f"Pause it first: `megagraph pause {run[:8]}`, or `await run.pause()`.",
+                ) from None
             yield
 
     def locked(self, run: str) -> bool:

@@ -235,7 +235,20 @@ def _evidence(db: Tables) -> None:
     )
 
 
-MIGRATIONS: tuple[Callable[[Tables], None], ...] = (_checkpoints, _ledger, _costs, _packed_checkpoints, _evidence)
+def _branches(db: Tables) -> None:
+    """What a branch was cut from: its parent, the moment, whose repository has its files, and the rest as JSON."""
+    for column in ("parent", "at", "repository", "branch"):
+        db.conn.execute(f"ALTER TABLE runs ADD COLUMN {column} TEXT")
+
+
+MIGRATIONS: tuple[Callable[[Tables], None], ...] = (
+    _checkpoints,
+    _ledger,
+    _costs,
+    _packed_checkpoints,
+    _evidence,
+    _branches,
+)
 
 
 def _table(db: Tables, name: str) -> Table:

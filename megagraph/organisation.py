@@ -89,7 +89,7 @@ class Organisation:
         self.mailroom = Mailroom(self._notice, self._changed)
         self.meter.nearly = self._nearly
         self.programs_at_once = asyncio.Semaphore(self.programs.at_once)
-        self._writer = Writer(self.workspace.path)
+        self._writer = Writer(self.workspace.path, self.workspace.branch)
 
     async def restore(self) -> None:
         """Fill in what earlier processes of this run have done."""

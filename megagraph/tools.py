@@ -53,7 +53,7 @@ class Result:
     ok: bool = True
     effects: Mapping[str, Any] = field(default_factory=dict)
     """Changes to the agent's state: `versions`, `todo`, `told`, `plan` (its recruits), `report`. `unfit`: the
-    call was not one that could be tried. `saw`: the version of the files that a program was given."""
+    call was not one that could be tried. `saw`: the version of the files that it looked at, for branches."""
     statements: Sequence[Statement] = ()
     after: Callable[[], None] | None = None
     """What follows in memory once the rows are durable."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -13,7 +13,7 @@ import pygit2
 from megagraph.errors import ToolError, UsageError
 from megagraph.files.trees import file_id
 
-_TRAILER = re.compile(r"^(Agent|Effect|Merged-Over): (.*)$", re.M)
+_TRAILER = re.compile(r"^(Agent|Effect|Merged-Over|Was): (.*)$", re.M)
 _AGENT = re.compile(r"[\w.-]+")
 
 
@@ -49,9 +49,17 @@ class Change:
     """Agents whose concurrent changes were merged into this one."""
 
 
-def message_of(author: Author, subject: str, merged_over: tuple[str, ...]) -> str:
-    """A commit message that people read in `git log` and `History` reads back."""
-    trailers = {"Agent": author.agent, "Effect": author.effect, "Merged-Over": ", ".join(merged_over)}
+def message_of(author: Author, subject: str, merged_over: tuple[str, ...], was: Sequence[str] = ()) -> str:
+    """A commit message that people read in `git log` and `History` reads back.
+
+    `was` are the versions of another branch that this one stands for.
+    """
+    trailers = {
+        "Agent": author.agent,
+        "Effect": author.effect,
+        "Merged-Over": ", ".join(merged_over),
+        "Was": " ".join(was),
+    }
     lines = [f"{key}: {value}" for key, value in trailers.items() if value]
     return f"{author.agent}: {subject}\n\n" + "\n".join(lines) + "\n"
 
@@ -118,6 +126,7 @@ class History:
     def __init__(self) -> None:
         self._position: dict[str, int] = {}
         self._effects: dict[str, str] = {}
+        self._was: dict[str, str] = {}
         self._growing = threading.Lock()
         self._agents: dict[str, str] = {}
         self._agents_at = ""
@@ -134,10 +143,10 @@ class History:
             commit = commit.parents[0]
         if not new:
             return
-        read = [(str(commit.id), _trailers(commit).get("Effect", "")) for commit in reversed(new)]
+        read = [(str(commit.id), _trailers(commit)) for commit in reversed(new)]
         with self._growing:
-            for commit_id, effect in read:
-                self._add(commit_id, effect)
+            for commit_id, trailers in read:
+                self._add(commit_id, trailers.get("Effect", ""), trailers.get("Was", "").split())
 
     def grow(self, parent: str, commit: str, effect: str) -> None:
         """Add a commit that this process made, which saves reading it back."""
@@ -161,12 +170,19 @@ class History:
         wanted = version.strip().lower()
         if wanted in self._position:
             return wanted
+        if wanted in self._was:
+            return self._was[wanted]
         with self._growing:
-            found = [c for c in self._position if c.startswith(wanted)] if len(wanted) >= 4 else []
+            known = {c: c for c in self._position} | self._was
+            found = list({c for was, c in known.items() if was.startswith(wanted)} if len(wanted) >= 4 else ())
         if len(found) != 1:
             problem = "means more than one version" if found else "is not a version of these files"
             raise ToolError(f"`{version[:60]}` {problem}. Read the file again and use the version it shows.")
         return found[0]
+
+    def position(self, version: str) -> int | None:
+        """The place of a version, of this branch or one that it stands for, in the history; None if it is neither."""
+        return self._position.get(self._was.get(version, version))
 
     def last_agents(self, head: pygit2.Commit) -> Mapping[str, str]:
         """For each path, the agent that changed it last. Every commit is compared once per process."""
@@ -184,8 +200,9 @@ class History:
             self._agents_at = str(head.id)
             return dict(self._agents)
 
-    def _add(self, commit: str, effect: str) -> None:
+    def _add(self, commit: str, effect: str, was: Sequence[str] = ()) -> None:
         if commit not in self._position:
+            self._was |= dict.fromkeys(was, commit)
             self._position[commit] = len(self._position)
             if effect:
                 self._effects.setdefault(effect, commit)

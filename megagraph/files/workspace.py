@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import islice
@@ -19,6 +19,7 @@ from megagraph.files.history import Author, Change, History, change_of, changes_
 from megagraph.files.merging import Clash, Conflict, as_text, merge_file
 from megagraph.files.packing import pack
 from megagraph.files.paths import legal_path, matches
+from megagraph.files.rebuilding import Unmergeable, rebuild
 from megagraph.files.refs import Ref, commit_of
 from megagraph.files.search import Found, search_texts
 from megagraph.files.trees import TreeMaker, blob_data, file_id, files_of
@@ -299,6 +300,23 @@ class Workspace:
         """A new branch in the same repository that starts at `version`. Raises `UsageError` if it exists."""
         self._ref.fork(self._at(version), name)
         return Workspace(self.path, name, max_bytes=self.max_bytes)
+
+    def changes(self) -> list[Change]:
+        """All changes, the oldest first, without the empty one that a history begins with."""
+        return list(changes_of(self._ref.tip(), None))[::-1]
+
+    def position(self, version: str) -> int | None:
+        """The place in the history of a version, or of one that was left behind in a branch; None if it is neither."""
+        self._history.catch_up(self._ref.tip())
+        return self._history.position(version)
+
+    def rebuild(self, left_out: Collection[str], edits: Mapping[str, bytes | None], why: str) -> str | Unmergeable:
+        """The version that this one would be without some commits and with some files changed. Moves no branch."""
+        return rebuild(self._repo, self.head, left_out, edits, why)
+
+    def fork(self, version: str, name: str) -> None:
+        """Make another branch in the same repository that starts at `version`, which `rebuild` has made."""
+        self._ref.fork(commit_of(self._repo, version), name)
 
     def _written(self, path: str, subject: str, author: Author, plan: Planner) -> Written:
         done = self._apply(subject, author, plan)

@@ -28,7 +28,7 @@ _SIZE = struct.Struct("!Q")
 class Writer:
     """Changes of a workspace, carried out one after the other in a child process, which is started when needed."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, branch: str = "main") -> None:
         self._path = path
         self._child: _Child | None = None
         self._starting = asyncio.Lock()
@@ -58,6 +58,7 @@ class Writer:
                     "-m",
                     "megagraph.files.writer",
                     str(self._path),
+                    self._branch,
                     stdin=asyncio.subprocess.PIPE,
                     stdout=asyncio.subprocess.PIPE,
                     # A Ctrl-C is for the parent, which then ends this one in order.
@@ -117,9 +118,9 @@ def _send(pipe: Any, value: object) -> None:
     pipe.write(_SIZE.pack(len(data)) + data)
 
 
-def serve(path: Path, requests: IO[bytes], results: IO[bytes]) -> None:
+def serve(path: Path, branch: str, requests: IO[bytes], results: IO[bytes]) -> None:
     """Carry out calls until there are no more."""
-    workspace = Workspace(path)
+    workspace = Workspace(path, branch)
     while header := requests.read(_SIZE.size):
         method, args, kwargs = pickle.loads(requests.read(_SIZE.unpack(header)[0]))
         try:
@@ -134,4 +135,4 @@ def serve(path: Path, requests: IO[bytes], results: IO[bytes]) -> None:
 
 
 if __name__ == "__main__":
-    serve(Path(sys.argv[1]), sys.stdin.buffer, sys.stdout.buffer)
+    serve(Path(sys.argv[1]), sys.argv[2], sys.stdin.buffer, sys.stdout.buffer)
