@@ -12,6 +12,7 @@ EventKind = Literal[
     "run_started",
     "run_resumed",
     "run_paused",
+    "branched",
     "run_ended",
     "recruited",
     "waiting",

@@ -14,7 +14,7 @@ from langgraph.types import Command
 from megagraph.acceptance import told_of
 from megagraph.answers import MAX_IN_A_ROW
 from megagraph.conversation import heard_before, note
-from megagraph.errors import BranchStopped, LimitReached, ModelError
+from megagraph.errors import BranchStopped, LimitReached, ModelError, UsageError
 from megagraph.gate import Left
 from megagraph.guards import FRESH, Finding
 from megagraph.organisation import Organisation
@@ -34,6 +34,12 @@ def guarded(node: Node) -> Node:
 
     @wraps(node)
     async def guarded_node(state: AgentState, runtime: Runtime[Organisation]) -> Command[Any]:
+        if runtime.context is None:
+            # LangGraph's own calls and Studio can look at an organisation; only a run has what it works with.
+            raise UsageError(
+                "an organisation works in its run only.",
+                "Go on with `MegaGraph.resume`, or from another moment with `Run.branch`.",
+            )
         org, spec = runtime.context, AgentSpec.load(state["spec"])
         try:
             return await node(state, runtime)

@@ -154,14 +154,36 @@ class Claim:
     """What the meter's `overhead` was when the expectation was made."""
 
 
+class Pool:
+    """Limits that several runs are held to together: what each of them uses counts against all."""
+
+    def __init__(self, limits: Limits, used: Use = NOTHING) -> None:
+        self.limits = limits
+        self.account = _Account("", limits.model_dump(), used)
+        self.meters: list[Meter] = []
+
+    @property
+    def full(self) -> bool:
+        """Whether as many calls are in flight as there may be."""
+        return self.limits.agents_at_once is not None and self.account.in_flight >= self.limits.agents_at_once
+
+    def call_in(self) -> None:
+        """Let those that wait have their calls, in all runs."""
+        for meter in self.meters:
+            meter.call_in()
+
+
 class Meter:
     """What a run has used so far, against its limits.
 
     `nearly(limit, used, allowed)` is called when a limit of the run is nearly used, once for each.
     """
 
-    def __init__(self, limits: Limits, *, used: Use = NOTHING, seconds: float = 0) -> None:
+    def __init__(self, limits: Limits, *, used: Use = NOTHING, seconds: float = 0, pool: Pool | None = None) -> None:
         self.limits = limits
+        self._pool = pool
+        if pool is not None:
+            pool.meters.append(self)
         self.peak = 0
         """The most calls that were in flight at once."""
         self.overhead = 0
@@ -214,14 +236,15 @@ class Meter:
         where the wait was ended by `let_go`. Raises `LimitReached`, or `BranchStopped` where a part is used up.
         """
         accounts = [self._branches[name] for name in branches if name in self._branches]
-        claim = Claim(agent, step, expected or Use(), [*accounts, self._run], self.overhead)
+        shared = [self._pool.account] if self._pool else []
+        claim = Claim(agent, step, expected or Use(), [*accounts, self._run, *shared], self.overhead)
         self._check(claim)
         if not self._waiting and self._admit(claim):
             return claim
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting.append((claim, future))
         # Room may be left for it beside those that wait for more than there is.
-        self._call_in()
+        self._next()
         try:
             return claim if await future else None
         except asyncio.CancelledError:
@@ -250,7 +273,7 @@ class Meter:
         """Give back a reserved call that was not answered."""
         for account in claim.accounts:
             account.give_back(claim.expected)
-        self._call_in()
+        self._next()
 
     def let_go(self) -> None:
         """End the wait of everybody who waits for a call: the run stops here."""
@@ -290,10 +313,19 @@ class Meter:
         self.peak = max(self.peak, self.in_flight)
         return True
 
+    def _next(self) -> None:
+        """There may be room for others now."""
+        if self._pool is None:
+            self.call_in()
+        else:
+            self._pool.call_in()
+
     def _at_most(self) -> bool:
+        if self._pool is not None and self._pool.full:
+            return True
         return self.limits.agents_at_once is not None and self.in_flight >= self.limits.agents_at_once
 
-    def _call_in(self) -> None:
+    def call_in(self) -> None:
         """Let those that wait have their calls, first come first served, as far as there is room."""
         left: deque[tuple[Claim, asyncio.Future[bool]]] = deque()
         while self._waiting and not self._at_most():
@@ -309,7 +341,7 @@ class Meter:
                 future.set_result(True)
                 continue
             left.append((claim, future))
-            if not self._run.has_room(claim.expected):
+            if not claim.accounts[-1].has_room(claim.expected) or not self._run.has_room(claim.expected):
                 # Nobody overtakes the one who waits for the run's own rest.
                 break
         self._waiting.extendleft(reversed(left))

@@ -6,20 +6,21 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from uuid import uuid4
 
 from langchain_core.language_models import BaseChatModel
 from sqlite_utils import Database as Tables
 
+from megagraph.branches.moves import forked
 from megagraph.checks import Check, parse_checks, restored
 from megagraph.errors import UsageError
 from megagraph.home import Home
-from megagraph.limits import Limits
+from megagraph.limits import Limits, Pool
 from megagraph.model_rules import ModelRules
 from megagraph.models import ModelChoice, Tools, choose_model, with_rules
 from megagraph.portal import call_sync
@@ -28,6 +29,10 @@ from megagraph.prompts import Prompts
 from megagraph.run import Result, Run
 from megagraph.scenario import Scenario, find_scenario, load_scenario
 from megagraph.session import boss_spec, prices_of
+
+if TYPE_CHECKING:
+    from megagraph.branches.edits import Edits
+    from megagraph.branches.many import Ranked
 
 
 class MegaGraph:
@@ -141,11 +146,11 @@ class MegaGraph:
         run.begin(choice, limits, self._unsafe, self._prompts_for(scenario), prices)
         return run
 
-    async def resume(self, run: str, *, limits: Limits | None = None) -> Run:
+    async def resume(self, run: str, *, limits: Limits | None = None, pool: Pool | None = None) -> Run:
         """Go on with a run where it was left, after a crash, a pause, an answer or with other limits.
 
-        `run` is its id, the beginning of it, or `last`. Raises `RunNotFound`, `RunBusy`, or `UsageError` where
-        the run is done or its model cannot be had.
+        `run` is its id, the beginning of it, or `last`; with a `pool`, it shares limits with others. Raises
+        `RunNotFound`, `RunBusy`, or `UsageError` where the run is done or its model cannot be had.
         """
         opened = self.open(run)
         if opened.broken is not None:
@@ -153,17 +158,23 @@ class MegaGraph:
         row = opened.row
         if row["status"] == "done":
             raise UsageError(f"run {opened.id[:8]} is done.", f"`megagraph show {opened.id[:8]}` shows it.")
+        if await asyncio.to_thread(forked, self.home.saver, opened.id):
+            raise UsageError(
+                f"run {opened.id[:8]} was forked in place by LangGraph's own calls, and cannot go on as it was.",
+                f"Nothing it did is lost: `megagraph branch {opened.id[:8]} --at now --run` goes on without the fork.",
+            )
         settings = json.loads(row["settings"])
-        limits = limits or self._limits or Limits.parse(settings["limits"])
+        # Limits that were set for a branch hold for it; else those of this object go before those of before.
+        limits = limits or (None if settings.get("own_limits") else self._limits) or Limits.parse(settings["limits"])
         model = self._model if self._model is not None else row["model"]
         # Another model may be at another place: what was named for the one before does not hold for it.
         base_url = settings["base_url"] if model == row["model"] else ""
         rules = ModelRules.parse(settings.get("models", {})) if self._model is None else ModelRules()
-        choice = self._choose(model, opened.scenario, rules, base_url)
+        choice = self._choose(model, opened.scenario, rules, base_url, settings.get("own_models", {}))
         unsafe = self._unsafe or settings["unsafe_programs"]
         prices = {**parse_prices(settings.get("prices", {})), **self._prices}
         await asyncio.to_thread(_must_know_cost, limits, choice, prices)
-        opened.begin(choice, limits, unsafe, self._prompts_for(opened.scenario), prices)
+        opened.begin(choice, limits, unsafe, self._prompts_for(opened.scenario), prices, pool)
         settings |= {
             "limits": limits.model_dump(),
             "prices": prices,
@@ -194,6 +205,18 @@ class MegaGraph:
         checks = restored(settings.get("checks", ()), self._checks)
         scenario = replace(scenario, goal=row["goal"], checks=(*scenario.checks, *checks))
         return Run(self.home, row["run"], scenario, broken)
+
+    async def branch_many(
+        self, run: str, at: str, edits: Sequence[Edits], *, limits: Limits | None = None
+    ) -> list[Ranked]:
+        """Branch a run at one moment once for each of `edits`, let all branches work at once, and rank them.
+
+        All are held to one set of limits together: `limits`, or the run's own. What they have from the run counts
+        once. The first of the list passed the most checks; among equals it is the cheapest. Raises as `Run.branch`.
+        """
+        from megagraph.branches.many import branch_many
+
+        return await branch_many(self, self.open(run), at, edits, limits)
 
     def runs(self) -> list[Run]:
         """All runs of the home, newest first."""
@@ -253,9 +276,17 @@ class MegaGraph:
         return find_scenario(goal) or Scenario(goal)
 
     def _choose(
-        self, model: str | BaseChatModel | None, scenario: Scenario, rules: ModelRules, base_url: str = ""
+        self,
+        model: str | BaseChatModel | None,
+        scenario: Scenario,
+        rules: ModelRules,
+        base_url: str = "",
+        own: Mapping[str, str] | None = None,
     ) -> ModelChoice:
-        """The model that is meant, with others for some agents. `rules` hold where nothing else was asked for."""
+        """The model that is meant, with others for some agents. `rules` hold where nothing else was asked for.
+
+        `own` are models of single agents that go before all else.
+        """
         script = scenario.script()
 
         def choose(name: str | BaseChatModel | None) -> ModelChoice:
@@ -274,7 +305,12 @@ class MegaGraph:
         if model is None and (os.environ.get("OPENAI_API_KEY") or script is None):
             model = rules.leads or rules.leaves or None
         choice = choose(model)
-        return choice if choice.rehearsal and self._models is None else with_rules(choice, rules, choose)
+        if not (choice.rehearsal and self._models is None):
+            choice = with_rules(choice, rules, choose)
+        if own:
+            first = choice.rules.model_copy(update={"agents": {**own, **choice.rules.agents}})
+            choice = with_rules(choice, first, choose)
+        return choice
 
     def _prompts_for(self, scenario: Scenario) -> Prompts:
         folders = [self._prompts, scenario.folder and scenario.folder / "prompts", self.home.path / "prompts"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from langchain_core.runnables import RunnableConfig
 
@@ -18,7 +18,8 @@ from megagraph.files.diffs import FileDiff
 from megagraph.files.mapping import Files
 from megagraph.files.workspace import Workspace
 from megagraph.home import Home
-from megagraph.limits import Limits
+from megagraph.ledger import Ledger
+from megagraph.limits import Limits, Pool
 from megagraph.models import ModelChoice
 from megagraph.prices import Prices
 from megagraph.prompts import Prompts
@@ -26,6 +27,12 @@ from megagraph.scenario import Scenario
 from megagraph.session import Session, Status
 from megagraph.specs import BOSS, Evidence, Report, Verdict
 from megagraph.team import AgentGraph, agent_graph, grown_tree
+
+if TYPE_CHECKING:
+    from megagraph.branches.comparison import Comparison
+    from megagraph.branches.edits import Changes, Edits
+    from megagraph.branches.history import Step
+    from megagraph.branches.plan import BranchPlan
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,16 @@ class Run:
         """The configuration with which LangGraph's own calls address this run."""
         return {"configurable": {"thread_id": self.id}}
 
+    @property
+    def home(self) -> Path:
+        """The folder of the home that it is in."""
+        return self._home.path
+
+    @property
+    def ledger(self) -> Ledger:
+        """The run's rows."""
+        return self._ledger
+
     def graph(self) -> AgentGraph:
         """The graph of the organisation as it has grown so far: for its state, its history, its picture."""
         specs = [spec for spec, _, _ in self._ledger.agents()]
@@ -130,6 +147,23 @@ class Run:
         from megagraph.report import write
 
         return write(self.report_html(), Path(path))
+
+    def compare(self, other: Run) -> Comparison:
+        """This run and another one side by side: agents, files, verdicts, cost and time."""
+        from megagraph.branches.comparison import compare
+
+        return compare(self, other)
+
+    def history(self, agent: str | None = None) -> list[Step]:
+        """What every agent did, or one of them, step by step; each step has an address to branch at."""
+        from megagraph.branches.history import history
+
+        return history(self._home, self.id, agent)
+
+    @property
+    def parent(self) -> str:
+        """The id of the run that this one is a branch of; empty for one that is none."""
+        return self.row["parent"] or ""
 
     @property
     def report(self) -> Report | None:
@@ -228,18 +262,57 @@ class Run:
         else:
             await asyncio.to_thread(say, self.id, "answers")
 
+    # --- branching ---------------------------------------------------------------------------------------
+
+    async def branch(self, at: str, edits: Edits | None = None, **changes: Unpack[Changes]) -> Run:
+        """A new run that goes on from a moment of this one, which stays as it is. `MegaGraph.resume` sets it to work.
+
+        `at` is a step such as `engine_dev:think#3` (see `history`), a checkpoint's id, `@SECONDS` since the start,
+        `@2026-01-31T12:00`, or `now`. What may be changed there is in `Edits`; the same names are keywords here.
+        Raises `UsageError` where the moment or a change cannot be, `RunBusy` while a process works on the run.
+        """
+        from megagraph.branches.edits import Edits
+        from megagraph.branches.making import make_branch
+        from megagraph.branches.plan import plan_branch
+
+        def make() -> str:
+            with self._home.at_rest(self.id):
+                return make_branch(self._home, plan_branch(self._home, self.id, at, Edits.of(edits, changes)))
+
+        id_ = await asyncio.to_thread(make)
+        goal = await asyncio.to_thread(lambda: self._home.find(id_)["goal"])
+        return Run(self._home, id_, replace(self.scenario, goal=goal), self.broken)
+
+    async def plan_branch(self, at: str, edits: Edits | None = None, **changes: Unpack[Changes]) -> BranchPlan:
+        """What `branch` would keep, and what would run again. Nothing is made."""
+        from megagraph.branches.edits import Edits
+        from megagraph.branches.plan import plan_branch
+
+        def plan() -> BranchPlan:
+            with self._home.at_rest(self.id):
+                return plan_branch(self._home, self.id, at, Edits.of(edits, changes))
+
+        return await asyncio.to_thread(plan)
+
     # --- working -----------------------------------------------------------------------------------------
 
     def begin(
-        self, choice: ModelChoice, limits: Limits, unsafe: bool, prompts: Prompts, prices: Prices | None = None
+        self,
+        choice: ModelChoice,
+        limits: Limits,
+        unsafe: bool,
+        prompts: Prompts,
+        prices: Prices | None = None,
+        pool: Pool | None = None,
     ) -> None:
         """Go to work in this event loop, where the run was left. The run's lock is taken before this returns.
 
-        Raises `RunBusy` where another process works on it.
+        With a `pool`, it is held to limits that it shares with other runs. Raises `RunBusy` where another process
+        works on it.
         """
         lock = self._home.lock(self.id)
         lock.__enter__()
-        session = Session(self._home, self.id, self.scenario, choice, limits, prompts, unsafe, prices or {})
+        session = Session(self._home, self.id, self.scenario, choice, limits, prompts, unsafe, prices or {}, pool)
 
         async def work() -> None:
             try:

@@ -21,7 +21,7 @@ from megagraph.final import judge
 from megagraph.garbage import seldom_collected
 from megagraph.home import Home
 from megagraph.ledger import Ledger
-from megagraph.limits import NEARLY, NOTHING, Limits, Meter
+from megagraph.limits import NEARLY, NOTHING, Limits, Meter, Pool
 from megagraph.models import ModelChoice, Models
 from megagraph.organisation import Organisation
 from megagraph.prices import Price, Prices, find_price
@@ -52,6 +52,8 @@ class Session:
     prompts: Prompts
     unsafe_programs: bool
     prices: Prices = field(default_factory=dict)
+    pool: Pool | None = None
+    """Limits that it shares with other runs."""
     stream: Stream = field(default_factory=Stream)
     _org: Organisation | None = None
     _stop: str = ""
@@ -74,7 +76,7 @@ class Session:
         """Work until the run is done, stopped, or waits for a person."""
         before = self._row["seconds"] or 0.0
         used = sum(self._ledger.used_by().values(), start=NOTHING)
-        meter = Meter(self.limits, used=used, seconds=before)
+        meter = Meter(self.limits, used=used, seconds=before, pool=self.pool)
         prices = await asyncio.to_thread(prices_of, self.choice, self.prices)
         models = Models(self.choice, TOOLBOX.schemas(self.prompts.tools))
         reviewers = Models(self.choice, reviewer_schemas(self.prompts.reviewer_tools))

@@ -30,6 +30,7 @@ class Writer:
 
     def __init__(self, path: Path, branch: str = "main") -> None:
         self._path = path
+        self._branch = branch
         self._child: _Child | None = None
         self._starting = asyncio.Lock()
 

@@ -1,0 +1,427 @@
+"""What depends on what: which moves of a run must be left out where some of them are.
+
+A cut says for each agent which of its moves are kept: those before a place. `close` grows a cut until nothing that is
+kept has learned anything from what is left out. Who learns from whom:
+
+- who reads a letter learns from the move that sent it, and who recruits makes everything that the recruit does;
+- who depended on an agent learns from its last report before it began, or from its dismissal, and everybody who
+  begins is told of the team mates there are;
+- who reads, lists or searches files, or runs a program, learns from the changes that were in what was looked at; who
+  edits, moves or deletes a file, or has a change merged, from the earlier changes of that file;
+- who finishes, or is told that its team stands still, learns how everybody below it stood;
+- who ended an agent's work did so in view of it; where its end is left out, it waits again;
+- who was refused somebody, or given another name for a recruit, learns who was there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from megagraph.branches.evidence import Did, Evidence, Sent
+from megagraph.branches.moves import Move, owner_of
+from megagraph.files.paths import matches
+from megagraph.specs import BOSS
+
+_SLACK = 0.02
+"""Seconds by which two clocks of one process may differ: one is read at a tool's start, the other measures it."""
+_CHANGES = frozenset({"write_file", "edit_file", "move_file", "delete_file"})
+_LOOKS = _CHANGES | {
+    "read_file",
+    "list_files",
+    "search_files",
+    "run_program",
+    "start_program",
+    "stop_program",
+    "finish",
+}
+
+
+@dataclass
+class Cut:
+    """Which moves are kept. Agents that are not named keep all."""
+
+    at: dict[str, int] = field(default_factory=dict)
+    """For each agent that is cut, its first move that is left out."""
+    removed: set[str] = field(default_factory=set)
+    """Agents that were never recruited."""
+    why: dict[str, str] = field(default_factory=dict)
+    """For each agent that is cut or removed, what it had learned."""
+
+
+@dataclass(frozen=True)
+class _Touch:
+    """The first change of a path that is left out, or made from outside."""
+
+    position: float
+    """Its place in the history of the files; infinite where only its time counts."""
+    time: float
+
+
+@dataclass(frozen=True)
+class Outside:
+    """What a person changes, and from when on it would have been seen."""
+
+    letters: Collection[str] = ()
+    paths: Collection[str] = ()
+    time: float = math.inf
+
+
+class Causes:
+    """The rules, over the evidence of one run."""
+
+    def __init__(self, evidence: Evidence, outside: Outside | None = None) -> None:
+        self.evidence = evidence
+        self.outside = outside or Outside()
+        self.cut = Cut()
+        self.unmergeable: set[str] = set()
+        """Effects whose changes of the files could not be made without others."""
+        self._changed = False
+        self._reads = {
+            id_: (agent, i)
+            for agent, moves in evidence.moves.by_agent.items()
+            for i, move in enumerate(moves)
+            for id_ in move.letters
+        }
+        for call in evidence.calls:
+            # A call that was answered, and no checkpoint tells of it yet.
+            place = evidence.moves.index(call.agent, "think", call.step)
+            for id_ in call.letters:
+                self._reads.setdefault(id_, (call.agent, place))
+        self._acts = {
+            (agent, move.step): i
+            for agent, moves in evidence.moves.by_agent.items()
+            for i, move in enumerate(moves)
+            if move.node == "act"
+        }
+        self._position = {change.effect: i for i, change in enumerate(evidence.changes) if change.effect}
+        self._done_at = {did.effect: did.started for did in evidence.tools}
+        self._base = self._position_base()
+        self._closers = {
+            name: self._closer(name, member.closed)
+            for name, member in evidence.members.items()
+            if member.closed is not None
+        }
+
+    # --- the cut -----------------------------------------------------------------------------------------
+
+    def keeps(self, agent: str, place: int) -> bool:
+        """Whether this move of an agent is kept."""
+        return agent not in self.cut.removed and place < self.cut.at.get(agent, math.inf)
+
+    def leave_out(self, agent: str, place: int, why: str = "", *, exactly: bool = False) -> None:
+        """Leave out an agent's moves from this one on. Where it had waited before a call, it waits again."""
+        moves = self.evidence.moves.of(agent)
+        if agent in self.cut.removed:
+            return
+        place = min(place, len(moves))
+        if not exactly and 0 < place < len(moves) and moves[place].node == "think":
+            before = moves[place - 1]
+            if before.node == "wait" and before.namespace == moves[place].namespace:
+                place -= 1
+        if place < self.cut.at.get(agent, math.inf):
+            self.cut.at[agent] = place
+            self.cut.why[agent] = why or self.cut.why.get(agent, "")
+            self._changed = True
+
+    def remove(self, agent: str, why: str) -> None:
+        """Leave out an agent and everybody below it."""
+        for name in (agent, *self.evidence.below.get(agent, ())):
+            if name not in self.cut.removed:
+                self.cut.removed.add(name)
+                self.cut.at.pop(name, None)
+                self.cut.why[name] = why
+                self._changed = True
+
+    def closed(self, agent: str) -> bool:
+        """Whether the end of an agent's work is kept."""
+        closer = self._closers.get(agent)
+        return agent not in self.cut.removed and closer is not None and self.keeps(*closer)
+
+    def sent(self, letter: Sent) -> bool:
+        """Whether a letter is kept: it was sent, and its reader is there."""
+        if letter.recipient in self.cut.removed:
+            return False
+        place = self.evidence.place_of_letter(letter)
+        if place is not None:
+            return self.keeps(*place)
+        # The system says again what still holds, unless it was read.
+        return letter.id in self._reads and self.keeps(*self._reads[letter.id])
+
+    def left_out_commits(self) -> set[str]:
+        """The changes of the files that are left out."""
+        return {change.commit for change in self.evidence.changes if not self._keeps_effect(change.effect)}
+
+    def close(self) -> None:
+        """Leave out whatever learned from what is left out."""
+        rules: tuple[Callable[[], None], ...] = (
+            self._recruits,
+            self._ends,
+            self._letters,
+            self._beginnings,
+            self._looks_at_teams,
+            self._looks_at_names,
+            self._files,
+            self._nesting,
+        )
+        self._changed = True
+        while self._changed:
+            self._changed = False
+            for rule in rules:
+                rule()
+
+    # --- the rules ---------------------------------------------------------------------------------------
+
+    def _recruits(self) -> None:
+        for name, member in self.evidence.members.items():
+            if name not in self.cut.removed and not self._keeps_effect(member.effect):
+                self.remove(name, f"{member.spec.lead} recruits anew")
+
+    def _ends(self) -> None:
+        for name, (agent, place) in self._closers.items():
+            if name in self.cut.removed:
+                continue
+            if self._busy_from(name) < math.inf:
+                self.leave_out(agent, place, f"it ended the work of {name}")
+            if not self.keeps(agent, place):
+                self._reopen(name, f"{agent} had ended its work")
+
+    def _reopen(self, name: str, why: str) -> None:
+        closed = self.evidence.members[name].closed or 0.0
+        for i, move in enumerate(self.evidence.moves.of(name)):
+            if move.node != "team" and move.ended >= closed:
+                return self.leave_out(name, i, why)
+        return None
+
+    def _letters(self) -> None:
+        for letter in self.evidence.letters.values():
+            place = self.evidence.place_of_letter(letter)
+            if place is None:
+                continue
+            known = self.keeps(*place)
+            if letter.recipient in self.cut.removed and known:
+                self.leave_out(*place, f"it wrote to {letter.recipient}")
+            if (not known or letter.id in self.outside.letters) and letter.id in self._reads:
+                self.leave_out(*self._reads[letter.id], f"it read a letter from {place[0]}")
+
+    def _beginnings(self) -> None:
+        """What an agent was told when it began."""
+        members = self.evidence.members
+        for name, began in self.evidence.first_call.items():
+            spec = members[name].spec
+            for dependency in spec.depends_on:
+                if self._news_of(dependency, began):
+                    self.leave_out(name, 0, f"it began with what {dependency} reported")
+            mates = (m for m in self.cut.removed if members[m].spec.lead == spec.lead and m != name)
+            if spec.lead and any(members[mate].recruited < began for mate in mates):
+                self.leave_out(name, 0, f"it was told of others that {spec.lead} had recruited")
+
+    def _news_of(self, dependency: str, began: float) -> bool:
+        """Whether what a dependent knew of this one when it began is left out."""
+        if dependency in self.cut.removed:
+            return True
+        closed = self.evidence.members[dependency].closed
+        if closed is not None and closed < began:
+            return not self.closed(dependency)
+        reports = [letter for letter in self.evidence.reports.get(dependency, ()) if letter.sent < began]
+        place = self.evidence.place_of_letter(reports[-1]) if reports else None
+        return place is not None and not self.keeps(*place)
+
+    def _looks_at_teams(self) -> None:
+        for did in self.evidence.tools:
+            if did.tool == "finish" and self._moved_below(did.agent, did.ended):
+                self._leave_out_act(did, "it had looked how its team stood")
+        for id_, (agent, place) in self._reads.items():
+            letter = self.evidence.letters.get(id_)
+            if letter and letter.of_system and "=" not in id_ and self._moved_below(agent, letter.sent):
+                self.leave_out(agent, place, "it was told that its team stood still")
+
+    def _moved_below(self, lead: str, time: float) -> bool:
+        """Whether anybody below `lead` did something before `time` that is left out."""
+        return any(self._busy_from(name) < time for name in self.evidence.below[lead])
+
+    def _looks_at_names(self) -> None:
+        members = self.evidence.members
+        gone = min((members[name].recruited for name in self.cut.removed), default=math.inf)
+        for did in self.evidence.tools:
+            if did.tool == "recruit" and (not did.ok or " is called " in did.result) and gone < did.ended:
+                self._leave_out_act(did, "it was told who was there")
+            if did.tool in ("talk", "dismiss") and not did.ok:
+                leads = (did.agent, members[did.agent].spec.lead)
+                near = [name for name in members if members[name].spec.lead in leads]
+                if min(map(self._differs_from, near), default=math.inf) < did.ended:
+                    self._leave_out_act(did, "it was told who was there")
+
+    def _differs_from(self, name: str) -> float:
+        """From when on it was otherwise whether `name` can be reached."""
+        member = self.evidence.members[name]
+        if name in self.cut.removed:
+            return member.recruited
+        return math.inf if member.closed is None or self.closed(name) else member.closed
+
+    def _files(self) -> None:
+        touched = self._touched()
+        for effect in self.unmergeable:
+            if place := self.evidence.place_of_effect(effect):
+                self.leave_out(*place, "its change of a file needs another one")
+        if not touched and not self.outside.paths:
+            return
+        edited = dict.fromkeys(self.outside.paths, _Touch(math.inf, self.outside.time))
+        for did in self.evidence.tools:
+            if did.tool not in _LOOKS or not self._keeps_act(did):
+                continue
+            if self._saw(did, touched) or self._saw_edit(did, edited):
+                self._leave_out_act(did, "it saw files that were written by others")
+        for agent, moves in self.evidence.moves.by_agent.items():
+            owed = self.evidence.members[agent].spec.deliverables
+            for i, move in enumerate(moves):
+                looked = move.told or (move.report is not None and not move.report["failed"])
+                if move.node == "think" and looked and self._any_before(owed, touched, move.ended):
+                    self.leave_out(agent, i, "it looked for its files")
+
+    @staticmethod
+    def _any_before(paths: Collection[str], touched: Mapping[str, _Touch], time: float) -> bool:
+        return any(touched[path].time < time for path in paths if path in touched)
+
+    def _touched(self) -> dict[str, _Touch]:
+        """The first change of each path that is left out."""
+        touched: dict[str, _Touch] = {}
+        for i, change in enumerate(self.evidence.changes):
+            if not self._keeps_effect(change.effect):
+                time = self._done_at.get(change.effect, change.time.timestamp())
+                for path in change.paths:
+                    touched.setdefault(path, _Touch(i, time))
+        return touched
+
+    def _saw(self, did: Did, touched: Mapping[str, _Touch]) -> bool:
+        """Whether what a tool call looked at had one of these changes in it."""
+        own = self._position.get(did.effect)
+        if own is not None:
+            change = self.evidence.changes[own]
+            alone = did.tool in ("write_file", "run_program", "stop_program") and not change.merged_over
+            paths = () if alone else change.paths
+            if any(touched[path].position < own for path in paths if path in touched):
+                return True
+            if did.tool in _CHANGES:
+                return False
+        if (version := did.effects.get("saw")) is None and did.tool == "read_file" and did.ok:
+            version = next(iter(did.effects.get("versions", {}).values()), None)
+        position = self.evidence.workspace.position(version) if version else None
+        return any(
+            touch.position <= position - self._base if position is not None else touch.time < did.ended
+            for touch in (touched[path] for path in self._looked_at(did, touched))
+        )
+
+    def _saw_edit(self, did: Did, edited: Mapping[str, _Touch]) -> bool:
+        wrote = self._position.get(did.effect)
+        paths = set(self._looked_at(did, edited))
+        if wrote is not None:
+            paths |= edited.keys() & set(self.evidence.changes[wrote].paths)
+        return any(edited[path].time < did.ended for path in paths)
+
+    def _looked_at(self, did: Did, paths: Mapping[str, _Touch]) -> Iterator[str]:
+        """Which of these paths a tool call looked at."""
+        pattern = str(did.args.get("pattern") or "")
+        for path in paths:
+            match did.tool:
+                case "list_files" | "search_files":
+                    seen = matches(path, pattern)
+                case "finish":
+                    owed = self.evidence.members[did.agent].spec.deliverables
+                    given = did.args.get("artefacts")
+                    named = (*owed, *(given if isinstance(given, list) else ()))
+                    seen = path in {str(name).removeprefix("./") for name in named}
+                case "read_file" if did.ok:
+                    seen = path in did.effects.get("versions", {})
+                case "write_file" | "edit_file" | "move_file" | "delete_file" if did.ok:
+                    seen = path in (did.args.get("path"), did.args.get("to"), *did.effects.get("versions", {}))
+                case "stop_program":
+                    seen = False
+                case _:
+                    # A program may look at everything, and what went wrong names what is near.
+                    seen = True
+            if seen:
+                yield path
+
+    def _nesting(self) -> None:
+        """Whoever is cut inside a team leaves that team open: its lead is still at the desk."""
+        for agent, place in list(self.cut.at.items()):
+            move = self._first_left_out(agent, place)
+            if move is None:
+                continue
+            for namespace, checkpoint in self.evidence.moves.parents[move.namespace].items():
+                if not (owner := owner_of(namespace)) or owner == agent:
+                    continue
+                moves = self.evidence.moves.of(owner)
+                later = (i for i, m in enumerate(moves) if m.namespace == namespace and m.checkpoint > checkpoint)
+                if (first := next(later, None)) is not None and self.keeps(owner, first):
+                    self.leave_out(owner, first - 1, f"{agent} is in its team", exactly=True)
+
+    # --- where things are --------------------------------------------------------------------------------
+
+    def _keeps_effect(self, effect: str) -> bool:
+        place = self.evidence.place_of_effect(effect)
+        return place is None or self.keeps(*place)
+
+    def _keeps_act(self, did: Did) -> bool:
+        return self.keeps(did.agent, self._act(did))
+
+    def _leave_out_act(self, did: Did, why: str) -> None:
+        self.leave_out(did.agent, self._act(did), why)
+
+    def _act(self, did: Did) -> int:
+        place = self._acts.get((did.agent, did.step))
+        return self.evidence.moves.index(did.agent, "act", did.step) if place is None else place
+
+    def _first_left_out(self, agent: str, place: int) -> Move | None:
+        moves = self.evidence.moves.of(agent)
+        return moves[place] if place < len(moves) else moves[-1] if moves else None
+
+    def _busy_from(self, name: str) -> float:
+        """When an agent began the first thing that is left out, other than waiting."""
+        if name in self.cut.removed:
+            return self.evidence.members[name].recruited
+        if (place := self.cut.at.get(name)) is None:
+            return math.inf
+        moves = self.evidence.moves.of(name)[place:]
+        return next((move.begun for move in moves if move.node in ("think", "act", "")), math.inf)
+
+    def _position_base(self) -> int:
+        """Where the first change stands in the history of the files."""
+        changes = self.evidence.changes
+        return (self.evidence.workspace.position(changes[0].commit) or 0) if changes else 0
+
+    def _closer(self, name: str, closed: float | None) -> tuple[str, int]:
+        """The agent and the move that ended the work of `name`."""
+        assert closed is not None
+        child, lead = name, self.evidence.members[name].spec.lead
+        while lead:
+            if (place := self._closing_move(lead, child, closed)) is not None:
+                return lead, place
+            child, lead = lead, self.evidence.members[lead].spec.lead
+        # It was there when the whole organisation came to its end.
+        return BOSS, max(0, len(self.evidence.moves.of(BOSS)) - 1)
+
+    def _closing_move(self, lead: str, child: str, closed: float) -> int | None:
+        for i, move in enumerate(self.evidence.moves.of(lead)):
+            if move.node not in ("think", "act", "wait") or not move.begun - _SLACK <= closed <= move.ended + _SLACK:
+                continue
+            if move.report is not None and (move.report["failed"] or move.node == "wait"):
+                return i
+            if move.node == "act" and (not move.done or self._closes(lead, move.step, child, closed)):
+                return i
+        return None
+
+    def _closes(self, lead: str, step: int, child: str, closed: float) -> bool:
+        return any(
+            did.started - _SLACK <= closed <= did.ended + _SLACK
+            and (
+                (did.tool == "finish" and "report" in did.effects)
+                or (did.tool == "dismiss" and did.ok and child in did.args.get("agents", ()))
+            )
+            for did in self._tools_of(lead, step)
+        )
+
+    def _tools_of(self, agent: str, step: int) -> Iterator[Did]:
+        return iter(self.evidence.tools_of.get((agent, step), ()))

@@ -1,0 +1,202 @@
+"""The rows of a branch: those of its parent that are kept, under another run's id."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from langgraph.checkpoint.base import WRITES_IDX_MAP
+
+from megagraph.branches.moves import Move
+from megagraph.branches.plan import BranchPlan
+from megagraph.database import Database, Statement
+from megagraph.events import Event
+
+_CHECKPOINT = "checkpoint_id, parent_id, body"
+_WRITE = "checkpoint_id, task_id, idx, body"
+_IN = "namespace = (SELECT id FROM namespaces WHERE thread_id = ? AND checkpoint_ns = ?)"
+_ERROR = WRITES_IDX_MAP["__error__"]
+_AGENT = "name, lead, role, depth, wave, spec, effect, recruited, report, reported, closed"
+_CALL = (
+    "agent, step, started, seconds, model, request, heard, letters, answer, input_tokens, output_tokens,"
+    " cached_tokens, retries, cost"
+)
+_TOOL = "agent, step, idx, tool, args, started, seconds, ok, result, effects, version"
+_LETTER = "id, sender, recipient, kind, text, sent"
+_QUESTION = "id, agent, question, asked, answer, answered"
+_EVENT = "seq, time, kind, agent, data"
+_OF_RUN = ("run_started", "run_resumed", "run_paused", "unpriced", "branched")
+
+
+@dataclass
+class _Limits:
+    """How far each namespace is kept."""
+
+    until: dict[str, str] = field(default_factory=dict)
+    """The last checkpoint of a namespace that is not kept whole."""
+    leaves: set[str] = field(default_factory=set)
+    """Those whose agent begins again at that checkpoint; in the others a task of it is still at work."""
+    tasks: set[tuple[str, str, str]] = field(default_factory=set)
+    """Tasks that have ended, and are at work again."""
+
+    def add(self, plan: BranchPlan, move: Move) -> None:
+        self._until(move.namespace, move.checkpoint)
+        self.leaves.add(move.namespace)
+        for namespace, checkpoint in plan.evidence.moves.parents[move.namespace].items():
+            self._until(namespace, checkpoint)
+            below = move.namespace[len(namespace) + 1 if namespace else 0 :].partition("|")[0]
+            self.tasks.add((namespace, checkpoint, below.partition(":")[2]))
+
+    def _until(self, namespace: str, checkpoint: str) -> None:
+        self.until[namespace] = min(checkpoint, self.until.get(namespace, checkpoint))
+
+    def drops(self, parents: Iterable[tuple[str, str]]) -> bool:
+        """Whether a namespace that hangs there came later."""
+        return any(
+            checkpoint > self.until[namespace] or (checkpoint == self.until[namespace] and namespace in self.leaves)
+            for namespace, checkpoint in parents
+            if namespace in self.until
+        )
+
+
+def copied(plan: BranchPlan, branch: str, database: Database) -> tuple[list[Statement], list[Event]]:
+    """The statements that copy what is kept, and the events among it."""
+    events = list(_events(plan, database))
+    return [
+        *_checkpoints(plan, branch),
+        *_ledger(plan, branch),
+        _by_row("events", _EVENT, plan, branch, [row for row, _ in events]),
+        *_changed_agents(plan, branch),
+    ], [event for _, event in events]
+
+
+def _checkpoints(plan: BranchPlan, branch: str) -> Iterator[Statement]:
+    moves, limits = plan.evidence.moves, _Limits()
+    for agent, place in plan.causes.cut.at.items():
+        if place < len(moves.of(agent)):
+            limits.add(plan, moves.of(agent)[place])
+    dropped = [namespace for namespace, parents in moves.parents.items() if limits.drops(parents.items())]
+    whole = [name for name in moves.parents if name not in limits.until and name not in set(dropped)]
+    partly = {name: last for name, last in limits.until.items() if name not in set(dropped)}
+    yield (
+        "INSERT INTO namespaces (thread_id, checkpoint_ns) SELECT ?, value FROM json_each(?)",
+        (branch, json.dumps([*whole, *partly])),
+    )
+    for table, columns in (("checkpoints", _CHECKPOINT), ("writes", _WRITE)):
+        given = ", ".join(f"t.{column}" for column in columns.split(", "))
+        copy = (
+            f"INSERT INTO {table} (namespace, {columns}) SELECT new.id, {given} FROM namespaces old"
+            " JOIN namespaces new ON new.checkpoint_ns = old.checkpoint_ns AND new.thread_id = ?"
+            f" JOIN {table} t ON t.namespace = old.id WHERE old.thread_id = ?"
+        )
+        yield (
+            f"{copy} AND old.checkpoint_ns IN (SELECT value FROM json_each(?)) ORDER BY t.rowid",
+            (branch, plan.run, json.dumps(whole)),
+        )
+        for namespace, last in partly.items():
+            less = "<" if table == "writes" and namespace in limits.leaves else "<="
+            yield (
+                f"{copy} AND old.checkpoint_ns = ? AND t.checkpoint_id {less} ? ORDER BY t.rowid",
+                (branch, plan.run, namespace, last),
+            )
+    for namespace, checkpoint in moves.strays:
+        for table in ("checkpoints", "writes"):
+            yield f"DELETE FROM {table} WHERE {_IN} AND checkpoint_id = ?", (branch, namespace, checkpoint)
+    for namespace, checkpoint, task in limits.tasks:
+        yield (
+            f"DELETE FROM writes WHERE {_IN} AND checkpoint_id = ? AND task_id = ?",
+            (branch, namespace, checkpoint, task),
+        )
+    # Errors that LangGraph's own calls have left; those of an organisation are in its rows.
+    yield (
+        "DELETE FROM writes WHERE idx = ? AND namespace IN (SELECT id FROM namespaces WHERE thread_id = ?)",
+        (_ERROR, branch),
+    )
+
+
+def _ledger(plan: BranchPlan, branch: str) -> Iterator[Statement]:
+    evidence, causes = plan.evidence, plan.causes
+    members = [m.row for name, m in evidence.members.items() if name not in causes.cut.removed]
+    yield _by_row("agents", _AGENT, plan, branch, members)
+    yield _by_row("calls", _CALL, plan, branch, [call.row for call in evidence.calls if plan.keeps_call(call)])
+    yield _by_row("tool_calls", _TOOL, plan, branch, [did.row for did in evidence.tools if plan.keeps_tool(did)])
+    letters = [letter.row for letter in evidence.letters.values() if causes.sent(letter)]
+    yield _by_row("letters", _LETTER, plan, branch, letters)
+    left_out = json.dumps([*causes.cut.removed])
+    yield (
+        f"INSERT INTO questions (run, {_QUESTION}) SELECT ?, {_QUESTION} FROM questions"
+        " WHERE run = ? AND agent NOT IN (SELECT value FROM json_each(?)) ORDER BY rowid",
+        (branch, plan.run, left_out),
+    )
+    for agent, place in causes.cut.at.items():
+        if (step := _first_act(evidence.moves.of(agent), place)) is not None:
+            yield (
+                "DELETE FROM questions WHERE run = ? AND agent = ? AND CAST(substr(id, ?) AS INTEGER) >= ?",
+                (branch, agent, len(agent) + 2, step),
+            )
+
+
+def _first_act(moves: list[Move], place: int) -> int | None:
+    """The first turn of an agent whose tool calls are left out."""
+    if place >= len(moves):
+        return None
+    move = moves[place]
+    return move.step if move.node in ("think", "act") else move.step + 1
+
+
+def _by_row(table: str, columns: str, plan: BranchPlan, branch: str, rows: list[int]) -> Statement:
+    return (
+        f"INSERT INTO {table} (run, {columns}) SELECT ?, {columns} FROM {table}"
+        " WHERE run = ? AND rowid IN (SELECT value FROM json_each(?)) ORDER BY rowid",
+        (branch, plan.run, json.dumps(rows)),
+    )
+
+
+def _changed_agents(plan: BranchPlan, branch: str) -> Iterator[Statement]:
+    """How those stood of whom something is left out."""
+    for name, place in plan.causes.cut.at.items():
+        moves = plan.evidence.moves.of(name)
+        if place < len(moves):
+            reported = next((move for move in reversed(moves[:place]) if move.report is not None), None)
+            report = json.dumps(reported.report, ensure_ascii=False) if reported else None
+            yield (
+                "UPDATE agents SET report = ?, reported = ? WHERE run = ? AND name = ?",
+                (report, reported.ended if reported else None, branch, name),
+            )
+    for name, member in plan.evidence.members.items():
+        if member.closed is not None and name not in plan.causes.cut.removed and not plan.causes.closed(name):
+            yield "UPDATE agents SET closed = NULL WHERE run = ? AND name = ?", (branch, name)
+
+
+def _events(plan: BranchPlan, database: Database) -> Iterator[tuple[int, Event]]:
+    until = {
+        agent: moves[place].begun
+        for agent, place in plan.causes.cut.at.items()
+        if place < len(moves := plan.evidence.moves.of(agent))
+    }
+    rows = database.read(
+        "SELECT rowid AS id, seq, time, kind, agent, data FROM events WHERE run = ? ORDER BY seq", (plan.run,)
+    )
+    for row in rows:
+        event = Event(row["seq"], row["time"], row["kind"], row["agent"], json.loads(row["data"]))
+        if _keeps(plan, event, until):
+            yield row["id"], event
+
+
+def _keeps(plan: BranchPlan, event: Event, until: dict[str, float]) -> bool:
+    evidence, causes = plan.evidence, plan.causes
+    if event.agent not in evidence.members:
+        if event.kind == "letter":
+            letter = evidence.letters.get(str(event.data.get("letter")))
+            return letter is not None and causes.sent(letter)
+        return event.kind in _OF_RUN and event.time < plan.point.time
+    if event.agent in causes.cut.removed:
+        return False
+    match event.kind:
+        case "recruited":
+            return True
+        case "closed":
+            return causes.closed(event.agent)
+    return event.time < until.get(event.agent, math.inf)
