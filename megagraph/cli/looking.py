@@ -5,16 +5,26 @@ from __future__ import annotations
 import datetime
 import json
 import time
-from typing import Annotated, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from megagraph.cli.options import Home, Json, Out, RunId, app, open_home, print_json
 from megagraph.errors import UsageError
 
+if TYPE_CHECKING:
+    from rich.tree import Tree
+
+    from megagraph.run import Result
+
 
 @app.command()
-def runs(home: Home = None, as_json: Json = False) -> None:
+def runs(
+    tree: Annotated[bool, typer.Option("--tree", help="Show each run below the one that it is a branch of.")] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
     """List the runs of the home, newest first."""
     from rich.table import Table
 
@@ -35,7 +45,8 @@ def runs(home: Home = None, as_json: Json = False) -> None:
     if as_json:
         print_json(
             [
-                dump_result(result) | {key: row[key] for key in ("goal", "scenario", "model", "created")}
+                dump_result(result)
+                | {key: row[key] for key in ("goal", "scenario", "model", "created", "parent", "at")}
                 for row, result in zip(rows, results, strict=True)
             ]
         )
@@ -43,17 +54,48 @@ def runs(home: Home = None, as_json: Json = False) -> None:
     if not rows:
         print(f"No runs in {home_path(home)} yet. Start one with `megagraph run`.")
         return
+    if tree:
+        for picture in _families(rows, results):
+            terminal().print(picture)
+        return
     table = Table(box=None, pad_edge=False)
     for name in ("run", "status", "checks", "scenario or goal", "model", "calls", "started"):
         table.add_column(name, no_wrap=True, overflow="ellipsis", justify="right" if name == "calls" else "left")
     for row, result in zip(rows, results, strict=True):
-        passed = sum(verdict.passed for verdict in result.verdicts)
-        checks = f"{passed}/{len(result.verdicts)}" if result.verdicts else ""
-        status = "incomplete" if result.status == "done" and not result.passed and not checks else result.status
+        status, checks = _status(result), _checks(result)
         started = datetime.datetime.fromtimestamp(row["created"]).strftime("%m-%d %H:%M")
         what = clean(row["scenario"]) or one_line(row["goal"], 60)
         table.add_row(result.run[:8], status, checks, what, clean(row["model"]), str(result.calls), started)
     terminal().print(table)
+
+
+def _checks(result: Result) -> str:
+    passed = sum(verdict.passed for verdict in result.verdicts)
+    return f"{passed}/{len(result.verdicts)}" if result.verdicts else ""
+
+
+def _status(result: Result) -> str:
+    return "incomplete" if result.status == "done" and not result.passed and not result.verdicts else result.status
+
+
+def _families(rows: list[dict[str, Any]], results: list[Result]) -> Iterator[Tree]:
+    """A tree for each run that is no branch of one that is there, the newest first."""
+    from rich.text import Text
+    from rich.tree import Tree
+
+    from megagraph.view import clean, one_line
+
+    nodes = {}
+    for row, result in zip(rows, results, strict=True):
+        checks = f"  {_checks(result)}" if result.verdicts else ""
+        cost = "" if result.cost_usd is None else f"  ${result.cost_usd:.4f}"
+        where = f"at {clean(row['at'])}" if row["at"] else one_line(row["goal"], 60)
+        calls = f"{result.calls} call{'' if result.calls == 1 else 's'}"
+        nodes[row["run"]] = Tree(Text(f"{row['run'][:8]}  {_status(result)}{checks}  {calls}{cost}  {where}"))
+    for row in reversed(rows):
+        if row["parent"] in nodes:
+            nodes[row["parent"]].children.append(nodes[row["run"]])
+    yield from (nodes[row["run"]] for row in rows if row["parent"] not in nodes)
 
 
 @app.command()
@@ -70,7 +112,7 @@ def show(run_id: RunId = "last", home: Home = None, as_json: Json = False) -> No
         if as_json:
             print_json(
                 dump_result(result)
-                | {key: opened.row[key] for key in ("goal", "scenario", "model", "created")}
+                | {key: opened.row[key] for key in ("goal", "scenario", "model", "created", "parent", "at")}
                 | {
                     "agents": [agent.dump() for agent in view.agents.values()],
                     "files": list(opened.files),
