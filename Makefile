@@ -23,8 +23,8 @@ demo: $(READY) ## Run the Gobang scenario with its scripted model; no API key is
 test: $(READY) ## Run all tests, on all cores.
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-chaos: $(READY) ## Kill and resume runs at random moments, more than 100 times.
-	MEGAGRAPH_KILLED_RUNS=18 $(BIN)/python -m pytest -n auto tests/test_chaos.py
+chaos: $(READY) ## Kill and resume runs, more than 100 times, and branch at every step of every agent.
+	MEGAGRAPH_KILLED_RUNS=18 MEGAGRAPH_BRANCH_POINTS=0 $(BIN)/python -m pytest -n auto tests/test_chaos.py tests/test_branches.py tests/test_branch_edits.py
 
 lint: $(READY) ## Check style and types.
 	$(BIN)/ruff check .
@@ -39,6 +39,7 @@ bench: $(READY) ## Measure, and print the tables of benchmarks/README.md.
 	$(BIN)/python -m benchmarks.organisation
 	$(BIN)/python -m benchmarks.barrier
 	$(BIN)/python -m benchmarks.files
+	$(BIN)/python -m benchmarks.branch
 	$(BIN)/python -m benchmarks.gate
 
 docs: $(READY) ## Write docs/cli.md from the program's own help.

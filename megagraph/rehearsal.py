@@ -23,6 +23,7 @@ import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -74,6 +75,8 @@ class Brief:
 
     name: str
     task: str
+    letters: tuple[tuple[str, str, str], ...] = ()
+    """(sender, kind, text) of each letter that had come before its first turn."""
 
 
 Turn: TypeAlias = str | Call | Sequence[str | Call]
@@ -234,8 +237,8 @@ def read_brief(messages: Sequence[BaseMessage]) -> Brief:
     found = _NAME.search(system)
     if found is None:
         raise UsageError("the rehearsal cannot tell whose turn it is: no `Your name is …` in the prompt")
-    task = next((str(m.content) for m in messages if isinstance(m, HumanMessage)), "")
-    return Brief(found[1], task)
+    before = [m for m in takewhile(lambda m: not isinstance(m, AIMessage), messages) if isinstance(m, HumanMessage)]
+    return Brief(found[1], before[0].text if before else "", _heard(before[1:]).letters)
 
 
 def _heard_by_turn(messages: Sequence[BaseMessage]) -> Iterator[Heard]:

@@ -105,3 +105,86 @@ def deep_script() -> Script:
         for name in (*names, f"{region}_c"):
             parts[name] = worker(f"{name}.txt", f"by {name}\n")
     return Script(parts)
+
+
+def letters_script() -> Script:
+    """Three levels with questions among team mates, files that several build on, and recruits for late work.
+
+    What anybody writes depends on what it was told and has read, and not on when.
+    """
+
+    def boss(brief: Brief) -> Play:
+        heard = yield (
+            write_file("shared.txt", "".join(f"line {i}\n" for i in range(9))),
+            recruit(
+                {"name": "maker", "role": "lead", "instructions": "make", "deliverables": ["made.txt"]},
+                {"name": "asker", "role": "worker", "instructions": "ask the maker"},
+            ),
+        )
+        reports = yield from wait_for(heard, ["maker", "asker"])
+        heard = yield recruit({"name": "checker", "role": "worker", "instructions": f"check {reports['asker']}"})
+        more = yield from wait_for(heard, ["checker"])
+        heard = yield read_file("made.txt")
+        yield write_file("end.txt", f"{more['checker']}\n{heard.results[0].partition(':')[2]}")
+        yield finish("over", ["end.txt"])
+
+    def maker(brief: Brief) -> Play:
+        heard = yield recruit(
+            {"name": "one", "role": "worker", "instructions": "write one.txt", "deliverables": ["one.txt"]},
+            {"name": "two", "role": "worker", "instructions": "ask one", "depends_on": []},
+            {"name": "three", "role": "worker", "instructions": "build on one", "depends_on": ["one"]},
+        )
+        asked, answered, reports = list(brief.letters), False, dict(reported(heard))
+        while not {"one", "two", "three"} <= reports.keys() or not answered:
+            asked += heard.letters
+            if not answered and any(sender == "asker" for sender, _, _ in asked):
+                answered = True
+                heard = yield talk("asker", "it will be made of three")
+            else:
+                heard = yield "I wait."
+            reports |= reported(heard)
+        yield write_file("made.txt", "".join(f"{name}: {text}\n" for name, text in sorted(reports.items())))
+        yield finish("made", ["made.txt"])
+
+    def asker(brief: Brief) -> Play:
+        heard = yield talk("maker", "what will it be made of?")
+        answers: list[str] = []
+        while not answers:
+            answers = [text for sender, _, text in heard.letters if sender == "maker"]
+            if not answers:
+                heard = yield "I wait."
+        yield finish(answers[0])
+
+    def writer(brief: Brief) -> Play:
+        questions: list[str] = []
+        heard = Heard(letters=brief.letters)
+        work = [read_file("shared.txt"), write_file("one.txt", "one\n"), finish("one is written", ["one.txt"])]
+        while True:
+            questions += [sender for sender, kind, _ in heard.letters if kind == "message"]
+            if questions:
+                heard = yield talk(questions.pop(), "one.txt says one")
+            else:
+                heard = yield work.pop(0) if work else "Noted."
+
+    def two(brief: Brief) -> Play:
+        heard = yield talk("one", "what does one.txt say?")
+        answers: list[str] = []
+        while not answers:
+            answers = [text for sender, _, text in heard.letters if sender == "one"]
+            if not answers:
+                heard = yield "I wait."
+        yield write_file("two.txt", answers[0])
+        yield finish(f"two knows: {answers[0]}", ["two.txt"])
+
+    def three(brief: Brief) -> Play:
+        heard = yield read_file("one.txt")
+        yield write_file("three.txt", heard.results[0].partition(":\n")[2] + "three\n")
+        yield finish("three builds on one", ["three.txt"])
+
+    def checker(brief: Brief) -> Play:
+        heard = yield read_file("two.txt"), read_file("three.txt")
+        yield write_file("checked.txt", "".join(r.partition(":\n")[2] for r in heard.results))
+        yield finish("checked", ["checked.txt"])
+
+    parts = {"boss": boss, "maker": maker, "asker": asker, "one": writer, "two": two, "three": three}
+    return Script({**parts, "checker": checker})
