@@ -159,7 +159,6 @@ async def _ask(
         cost=cost,
     )
     await org.ledger.database.write(journalled, org.ledger.event(thought))
-    org.stream.send(thought)
     org.called(answer.seconds)
     org.meter.settle(claim, Use(1, *tokens, cost or 0.0))
     return row

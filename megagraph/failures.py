@@ -41,6 +41,11 @@ def guarded(node: Node) -> Node:
         except Left as error:
             raise org.park() from error
         except LimitReached as error:
+            if not org.stopped:
+                used = allowed = error.allowed
+                org.emit(
+                    "limit", spec.name, limit=error.limit, used=used, allowed=allowed, reached=True, why=error.message
+                )
             org.stop(error.message)
             raise org.park() from error
         except Exception as error:
@@ -106,7 +111,7 @@ async def hand_in(
         statements.append(org.ledger.letter(letter))
     await org.ledger.database.write(*statements)
     if not report.failed:
-        org.emit("reported", spec.name, summary=report.summary[:500], missing=list(report.missing))
+        org.reported(spec.name, report, [f"the file {path} is there" for path in spec.deliverables])
     org.mailroom.report(spec.name, report)
     if spec.lead:
         org.deliver([letter])

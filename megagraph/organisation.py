@@ -17,7 +17,7 @@ from typing import Any
 from langgraph.errors import GraphInterrupt
 from langgraph.runtime import RunControl
 
-from megagraph.events import Event, EventKind, Stream
+from megagraph.events import Event, EventKind
 from megagraph.files.workspace import Workspace
 from megagraph.files.writer import Writer
 from megagraph.guards import Guards
@@ -28,7 +28,8 @@ from megagraph.models import Asker, Models
 from megagraph.prices import Price
 from megagraph.programs.sandbox import ProgramLimits, Sandbox
 from megagraph.prompts import Prompts
-from megagraph.specs import BOSS, AgentSpec, Letter
+from megagraph.specs import BOSS, AgentSpec, Letter, Report
+from megagraph.stream import Stream
 
 GATHER_MOST = 2.0
 """The longest that a report waits, in seconds, for others to be read with it."""
@@ -107,12 +108,24 @@ class Organisation:
         """Tell whoever listens, and keep it."""
         event = self.event(kind, agent, **data)
         self.ledger.database.post(self.ledger.event(event))
-        self.stream.send(event)
 
     def event(self, kind: EventKind, agent: str = "", **data: Any) -> Event:
-        """The next event, for a caller that keeps and tells it itself."""
+        """The next event, told to whoever listens, for a caller that keeps it itself, with other rows."""
         self.last_event += 1
-        return Event(self.last_event, time.time(), kind, agent, data)
+        event = Event(self.last_event, time.time(), kind, agent, data)
+        self.stream.send(event)
+        return event
+
+    def token(self, agent: str, step: int, text: str, tool: str) -> None:
+        """Tell a piece of an answer to those who asked for such. It is not kept, and so has no number of its own."""
+        data = {"step": step, "text": text, "tool": tool}
+        self.stream.send(Event(self.last_event, time.time(), "token", agent, data))
+
+    def reported(self, name: str, report: Report, evidence: Iterable[str] = ()) -> None:
+        """Tell that an agent has handed in its work, and, if nothing is missing, on what evidence it is accepted."""
+        self.emit("reported", name, summary=report.summary[:500], missing=list(report.missing))
+        if report.accepted:
+            self.emit("accepted", name, evidence=list(evidence))
 
     def spec(self, name: str) -> AgentSpec:
         return self.mailroom.places[name].spec
@@ -230,7 +243,7 @@ class Organisation:
         id_, why = f"notice/{BOSS}/{limit}={allowed:g}", f"{limit}: {used:,.6g} of {allowed:,.6g} are used"
         if self.mailroom.closed(BOSS) or id_ in self.mailroom.places[BOSS].letters:
             return
-        self.emit("limit", limit=limit, used=used, allowed=allowed, why=why)
+        self.emit("limit", limit=limit, used=used, allowed=allowed, reached=False, why=why)
         self.tell(
             id_,
             BOSS,

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import time
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from megagraph.agent import TOOLBOX
 from megagraph.checks import run_checks
 from megagraph.control import Word, listening
 from megagraph.errors import SandboxUnavailable
-from megagraph.events import Stream
+from megagraph.events import TOKENS
 from megagraph.garbage import seldom_collected
 from megagraph.home import Home
 from megagraph.ledger import Ledger
@@ -29,6 +30,7 @@ from megagraph.prompts import Prompts
 from megagraph.scenario import Scenario
 from megagraph.specs import BOSS, AgentSpec, Report
 from megagraph.state import AgentState
+from megagraph.stream import Stream
 from megagraph.team import agent_graph
 
 Status = Literal["running", "done", "paused", "asking", "failed", "interrupted"]
@@ -76,7 +78,7 @@ class Session:
         try:
             await self.home.saver.know(self.run)
             with seldom_collected(), self.home.scratch(self.run) as scratch:
-                async with listening(self.run, self._heard):
+                async with listening(self.run, self._heard, self._tokens):
                     again = True
                     while again:
                         org = Organisation(
@@ -191,6 +193,15 @@ class Session:
             self.stop("paused from another process")
         else:
             self.answers_have_come()
+
+    @contextlib.contextmanager
+    def _tokens(self, agent: str | None) -> Iterator[AsyncIterator[dict[str, Any]]]:
+        """The tokens of an agent or of all, for another process."""
+        listener = self.stream.listen(agent, TOKENS)
+        try:
+            yield (event.dump() async for event in listener)
+        finally:
+            self.stream.leave(listener)
 
     def _note(self, status: Status, reason: str) -> None:
         self.home.database.post(self._ledger.update_run(status=status, reason=reason))

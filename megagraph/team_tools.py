@@ -203,10 +203,18 @@ async def talk(caller: Caller, args: Talk, effect: str) -> Result:
             " Write it into a file and name the path."
         )
     letters = [Letter(f"{effect}/{i}", sender, name, "message", args.message) for i, name in enumerate(recipients)]
+
+    def after() -> None:
+        for name in recipients:
+            place = org.mailroom.places[name]
+            if place.spec.lead == sender and place.report is not None:
+                org.emit("sent_back", name, by=sender, evidence=[args.message[:500]])
+        org.deliver(letters)
+
     return Result(
         f"Sent to {', '.join(recipients)}.",
         statements=[org.ledger.letter(letter) for letter in letters],
-        after=lambda: org.deliver(letters),
+        after=after,
     )
 
 
@@ -250,13 +258,16 @@ async def finish(caller: Caller, args: Finish, effect: str) -> Result:
             " and say in the summary why it must stay so.",
             ok=False,
             effects={"told": True},
+            after=lambda: org.emit("sent_back", spec.name, by="", evidence=missing),
         )
     report = Report(args.summary, tuple(args.artefacts), tuple(missing))
     org.close(org.mailroom.close_team(spec.name))
     letters = [Letter(f"{effect}/0", spec.name, spec.lead, "report", report.text())] if spec.lead else []
 
     def after() -> None:
-        org.emit("reported", spec.name, summary=report.summary[:500], missing=missing)
+        paths = dict.fromkeys([*spec.deliverables, *args.artefacts])
+        points = [f"the point “{point}” is done" for point in caller.todo.get("done", [])]
+        org.reported(spec.name, report, [*(f"the file {path} is there" for path in paths), *points])
         org.mailroom.report(spec.name, report)
         org.deliver(letters)
 

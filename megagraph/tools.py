@@ -7,6 +7,7 @@ belong to it. The rows and the call's own row are committed together, before the
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,9 @@ from megagraph.ledger import ToolRow
 from megagraph.organisation import Organisation
 from megagraph.prompts import ToolText
 from megagraph.specs import AgentSpec
+
+_TOLD = 200
+"""Characters of an argument or a result that those who watch are told."""
 
 
 class Args(BaseModel):
@@ -121,6 +125,8 @@ class Toolbox:
             return done
         org, name = caller.org, caller.spec.name
         started, clock = time.time(), time.monotonic()
+        call = {"tool": request.tool, "step": caller.step, "index": request.index}
+        org.emit("tool_started", name, **call, args={key: _shortened(value) for key, value in request.args.items()})
         result = await self._result(caller, request)
         row = ToolRow(name, caller.step, request.index, request.tool, result.ok, result.text, result.effects)
         seconds = time.monotonic() - clock
@@ -128,15 +134,7 @@ class Toolbox:
         await org.ledger.database.write(*result.statements, statement)
         if result.after is not None:
             result.after()
-        org.emit(
-            "tool",
-            name,
-            tool=request.tool,
-            step=caller.step,
-            ok=result.ok,
-            seconds=round(seconds, 3),
-            result=result.text[:200],
-        )
+        org.emit("tool", name, **call, ok=result.ok, seconds=round(seconds, 3), result=result.text[:_TOLD])
         return row
 
     async def _result(self, caller: Caller, request: Request) -> Result:
@@ -165,6 +163,14 @@ class Toolbox:
 def _refusal(caller: Caller, request: Request, why: str) -> Result:
     caller.org.emit("bad_answer", caller.spec.name, step=caller.step, tool=request.tool, why=why[:300])
     return Result(f"Error: {why}", ok=False, effects={"unfit": True})
+
+
+def _shortened(value: Any) -> Any:
+    """A value as those who watch are told it."""
+    if isinstance(value, bool | int | float | None):
+        return value
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text[:_TOLD]
 
 
 def _groups(requests: Sequence[Request]) -> list[list[Request]]:

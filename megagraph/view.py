@@ -137,9 +137,13 @@ class View:
                 agent.input_tokens += int(data["input_tokens"])
                 agent.output_tokens += int(data["output_tokens"])
                 agent.state, agent.note = "acting", ", ".join(data["calls"]) or str(data["text"])
+            case "tool_started":
+                agent.note = str(data["tool"])
             case "tool":
                 if not data["ok"]:
                     agent.note = f"{data['tool']}: {data['result']}"
+            case "sent_back":
+                agent.note = f"sent back: {'; '.join(data['evidence'])}"
             case "waiting":
                 # One that has reported waits only for rework.
                 if agent.state not in _ENDED:
@@ -261,7 +265,7 @@ def plain_line(event: Event) -> str | None:
     """An event as a line of a log; None for those that say little."""
     data, who = event.data, event.agent or "run"
     match event.kind:
-        case "thinking" | "closed":
+        case "thinking" | "closed" | "tool_started" | "file" | "token":
             return None
         case "thought":
             what = f"→ {', '.join(data['calls'])}" if data["calls"] else f"says: {data['text']}"
@@ -279,6 +283,10 @@ def plain_line(event: Event) -> str | None:
             what = f"retry in {data['delay']} s: {data['reason']}"
         case "run_started" | "run_resumed":
             what = f"{event.kind[4:]}: {data.get('note') or data.get('model', '')}"
+        case "accepted":
+            what = "; ".join(["accepted", *data["evidence"]])
+        case "sent_back":
+            what = f"sent back{data['by'] and ' by '}{data['by']}: {'; '.join(data['evidence'])}"
         case "run_ended":
             what = "ended: " + ("all is well" if data["passed"] else "not all is well")
         case "reported" | "reminded":

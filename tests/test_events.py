@@ -1,0 +1,107 @@
+"""The events of a run: typed, followed live, from another process and after the fact."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from megagraph import MegaGraph
+from megagraph.events import DATA, KINDS, Event
+from megagraph.rehearsal import RehearsalModel, Script
+from tests.commands import child_env
+from tests.scripts import deep_script
+
+FOLLOW = """
+import asyncio, json, sys
+from megagraph import MegaGraph
+from megagraph.events import KINDS
+
+async def main(run, kinds):
+    async with MegaGraph() as mega:
+        async for event in mega.open(run).events(follow=True, kinds=KINDS if kinds == "all" else None):
+            print(json.dumps(event.dump()), flush=True)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+def follower(home: Path, run: str, kinds: str = "stored") -> subprocess.Popen[str]:
+    """Another process that follows a run and prints what it is told."""
+    argv = [sys.executable, "-c", FOLLOW, run, kinds]
+    return subprocess.Popen(argv, env=child_env(home), stdout=subprocess.PIPE, text=True)
+
+
+async def printed(child: subprocess.Popen[str]) -> list[dict[str, Any]]:
+    out, _ = await asyncio.to_thread(child.communicate, timeout=60)
+    assert child.returncode == 0
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def paced(script: Script, pace: float) -> RehearsalModel:
+    return RehearsalModel(script=Script(script.parts, pace=pace))
+
+
+def assert_typed(event: Event) -> None:
+    """The data has the fields of its kind and no others."""
+    shape: Any = DATA[event.kind]
+    assert shape.__required_keys__ <= event.data.keys() <= shape.__required_keys__ | shape.__optional_keys__, event
+
+
+def test_every_kind_has_its_shape() -> None:
+    assert DATA.keys() == KINDS
+    assert all(shape.__doc__ for shape in DATA.values())
+
+
+def test_live_events_are_the_kept_ones_in_order(tmp_path: Path) -> None:
+    async def work() -> tuple[list[Event], list[Event]]:
+        async with MegaGraph(paced(deep_script(), 0.005), home=tmp_path) as mega:
+            run = await mega.start("Write the files.")
+            return [event async for event in run], run.events()
+
+    live, kept = asyncio.run(work())
+    assert [event.seq for event in live] == list(range(1, len(live) + 1))
+    assert live == kept
+    for event in live:
+        assert_typed(event)
+        assert Event.load(json.loads(json.dumps(event.dump()))) == event
+    kinds = {event.kind for event in live}
+    assert {"tool_started", "tool", "file", "accepted", "sent_back", "waiting", "closed"} <= kinds
+    started = [(e.agent, e.data["step"], e.data["index"]) for e in live if e.kind == "tool_started"]
+    ended = [(e.agent, e.data["step"], e.data["index"]) for e in live if e.kind == "tool"]
+    assert sorted(started) == sorted(ended)
+    assert len(set(started)) == len(started)
+
+
+def test_another_process_is_told_the_same(tmp_path: Path) -> None:
+    async def work() -> tuple[list[dict[str, Any]], list[Event], list[dict[str, Any]]]:
+        async with MegaGraph(paced(deep_script(), 0.1), home=tmp_path) as mega:
+            run = await mega.start("Write the files.")
+            child = follower(tmp_path, run.id)
+            first = await anext(aiter(run))
+            told, result = await asyncio.gather(printed(child), run.result())
+            assert first.kind == "run_started"
+            assert result.status == "done"
+            return told, run.events(), await printed(follower(tmp_path, run.id))
+
+    live, kept, after = asyncio.run(work())
+    assert live == after == [event.dump() for event in kept]
+
+
+def test_what_is_followed_can_be_chosen(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with MegaGraph(RehearsalModel(script=deep_script()), home=tmp_path) as mega:
+            run = await mega.start("Write the files.")
+            chosen = [e async for e in run.events("north", kinds=("thought", "tool"), follow=True)]
+            assert {(e.agent, e.kind) for e in chosen} == {("north", "thought"), ("north", "tool")}
+            assert chosen == run.events("north", kinds=("thought", "tool"))
+            last = chosen[-3].seq
+            assert run.events("north", kinds=("thought", "tool"), after=last) == chosen[-2:]
+            opened = mega.open(run.id)
+            afar = [e async for e in opened.events("north", kinds=("thought", "tool"), after=last, follow=True)]
+            assert afar == chosen[-2:]
+
+    asyncio.run(work())
