@@ -127,7 +127,7 @@ async def _ask(
         org.emit("retry", spec.name, step=step, reason=reason, delay=round(delay, 2))
 
     try:
-        answer = await org.models.ask(org.asker(spec.name), messages, retrying)
+        answer = await org.models.ask(org.asker(spec.name), messages, retrying, org.call_config(spec.name, step))
     except BaseException:
         org.meter.release(claim)
         raise

@@ -6,12 +6,14 @@ import asyncio
 import json
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 from uuid import uuid4
 
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import BaseChatModel
 from sqlite_utils import Database as Tables
 
@@ -49,6 +51,7 @@ class MegaGraph:
         timeout: Seconds for one model call.
         unsafe_programs: Run programs without a sandbox where there is none.
         prompts: A folder with prompts that take the place of the package's.
+        callbacks: Handlers of LangChain, such as a tracer's, told of every node, model call and tool call.
 
     Raises `HomeError` where the home cannot be used.
     """
@@ -66,6 +69,7 @@ class MegaGraph:
         timeout: float = 300.0,
         unsafe_programs: bool = False,
         prompts: Path | str | None = None,
+        callbacks: Sequence[BaseCallbackHandler] = (),
     ) -> None:
         self.home = Home(home)
         self._model = model
@@ -77,6 +81,7 @@ class MegaGraph:
         self._timeout = timeout
         self._unsafe = unsafe_programs
         self._prompts = Path(prompts) if prompts else None
+        self._callbacks = tuple(callbacks)
 
     @property
     def db(self) -> Tables:
@@ -127,7 +132,7 @@ class MegaGraph:
             ledger.recruited(boss_spec(), "start"),
         )
         run = Run(self.home, id_, scenario)
-        run.begin(choice, limits, self._unsafe, self._prompts_for(scenario), prices)
+        run.begin(choice, limits, self._unsafe, self._prompts_for(scenario), prices, self._callbacks)
         return run
 
     async def resume(self, run: str, *, limits: Limits | None = None) -> Run:
@@ -152,7 +157,7 @@ class MegaGraph:
         unsafe = self._unsafe or settings["unsafe_programs"]
         prices = {**parse_prices(settings.get("prices", {})), **self._prices}
         await asyncio.to_thread(_must_know_cost, limits, choice, prices)
-        opened.begin(choice, limits, unsafe, self._prompts_for(opened.scenario), prices)
+        opened.begin(choice, limits, unsafe, self._prompts_for(opened.scenario), prices, self._callbacks)
         settings |= {
             "limits": limits.model_dump(),
             "prices": prices,

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphInterrupt
 from langgraph.runtime import RunControl
 
@@ -30,6 +31,7 @@ from megagraph.programs.sandbox import ProgramLimits, Sandbox
 from megagraph.prompts import Prompts
 from megagraph.specs import BOSS, AgentSpec, Letter, Report
 from megagraph.stream import Stream
+from megagraph.tracing import call_config
 
 GATHER_MOST = 2.0
 """The longest that a report waits, in seconds, for others to be read with it."""
@@ -57,6 +59,8 @@ class Organisation:
     """What each model costs; None where nobody knows."""
     stream: Stream = field(default_factory=Stream)
     control: RunControl = field(default_factory=RunControl)
+    traced: bool = False
+    """Whether model and tool calls are told to LangChain's callbacks."""
     stopped: str = ""
     """Why the run is stopping, where it is."""
     failed: bool = False
@@ -116,10 +120,16 @@ class Organisation:
         self.stream.send(event)
         return event
 
-    def token(self, agent: str, step: int, text: str, tool: str) -> None:
-        """Tell a piece of an answer to those who asked for such. It is not kept, and so has no number of its own."""
-        data = {"step": step, "text": text, "tool": tool}
-        self.stream.send(Event(self.last_event, time.time(), "token", agent, data))
+    def call_config(self, agent: str, step: int) -> RunnableConfig | None:
+        """What goes with a model call for tracers and for those who asked for tokens; None where there are none."""
+
+        def tell(text: str, tool: str) -> None:
+            # It is not kept, and so has no number of its own.
+            data = {"step": step, "text": text, "tool": tool}
+            self.stream.send(Event(self.last_event, time.time(), "token", agent, data))
+
+        sink = tell if self.stream.wants_tokens(agent) else None
+        return call_config(self.ledger.run, agent, step, sink, traced=self.traced)
 
     def reported(self, name: str, report: Report, evidence: Iterable[str] = ()) -> None:
         """Tell that an agent has handed in its work, and, if nothing is missing, on what evidence it is accepted."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, overload
 
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables import RunnableConfig
 
 from megagraph.control import say
@@ -260,7 +261,13 @@ class Run:
     # --- working -----------------------------------------------------------------------------------------
 
     def begin(
-        self, choice: ModelChoice, limits: Limits, unsafe: bool, prompts: Prompts, prices: Prices | None = None
+        self,
+        choice: ModelChoice,
+        limits: Limits,
+        unsafe: bool,
+        prompts: Prompts,
+        prices: Prices | None = None,
+        callbacks: Sequence[BaseCallbackHandler] = (),
     ) -> None:
         """Go to work in this event loop, where the run was left. The run's lock is taken before this returns.
 
@@ -268,7 +275,7 @@ class Run:
         """
         lock = self._home.lock(self.id)
         lock.__enter__()
-        session = Session(self._home, self.id, self.scenario, choice, limits, prompts, unsafe, prices or {})
+        session = Session(self._home, self.id, self.scenario, choice, limits, prompts, unsafe, prices or {}, callbacks)
 
         async def work() -> None:
             try:

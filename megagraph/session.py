@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphDrained
 
@@ -32,6 +33,7 @@ from megagraph.specs import BOSS, AgentSpec, Report
 from megagraph.state import AgentState
 from megagraph.stream import Stream
 from megagraph.team import agent_graph
+from megagraph.tracing import is_traced, run_config
 
 Status = Literal["running", "done", "paused", "asking", "failed", "interrupted"]
 """`paused`: by a person or a limit; `asking`: waits for a person; `failed`: the boss could not go on;
@@ -52,6 +54,8 @@ class Session:
     prompts: Prompts
     unsafe_programs: bool
     prices: Prices = field(default_factory=dict)
+    callbacks: Sequence[BaseCallbackHandler] = ()
+    """Handlers of LangChain that are told of every node, model call and tool call."""
     stream: Stream = field(default_factory=Stream)
     _org: Organisation | None = None
     _stop: str = ""
@@ -95,6 +99,7 @@ class Session:
                             scratch=scratch,
                             programs=self.scenario.programs,
                             stream=self.stream,
+                            traced=is_traced(self.callbacks),
                         )
                         try:
                             again = await self._drive(org)
@@ -152,6 +157,8 @@ class Session:
             "plan": [],
             "report": None,
         }
+        if org.traced:
+            config = {**config, **run_config(self.run, org.goal, self.callbacks)}
         graph = agent_graph(checkpointer=self.home.saver)
         with contextlib.suppress(GraphDrained):
             state = await graph.ainvoke(

@@ -22,6 +22,7 @@ from megagraph.ledger import ToolRow
 from megagraph.organisation import Organisation
 from megagraph.prompts import ToolText
 from megagraph.specs import AgentSpec
+from megagraph.tracing import tool_span
 
 _TOLD = 200
 """Characters of an argument or a result that those who watch are told."""
@@ -127,7 +128,7 @@ class Toolbox:
         started, clock = time.time(), time.monotonic()
         call = {"tool": request.tool, "step": caller.step, "index": request.index}
         org.emit("tool_started", name, **call, args={key: _shortened(value) for key, value in request.args.items()})
-        result = await self._result(caller, request)
+        result = await (self._traced(caller, request) if org.traced else self._result(caller, request))
         row = ToolRow(name, caller.step, request.index, request.tool, result.ok, result.text, result.effects)
         seconds = time.monotonic() - clock
         statement = org.ledger.tool_call(row, args=request.args, started=started, seconds=seconds, version=org.version)
@@ -136,6 +137,17 @@ class Toolbox:
             result.after()
         org.emit("tool", name, **call, ok=result.ok, seconds=round(seconds, 3), result=result.text[:_TOLD])
         return row
+
+    async def _traced(self, caller: Caller, request: Request) -> Result:
+        """`_result` as a span."""
+        span = await tool_span(caller.org.ledger.run, caller.spec.name, caller.step, request.tool, request.args)
+        try:
+            result = await self._result(caller, request)
+        except BaseException as error:
+            await span.on_tool_error(error)
+            raise
+        await (span.on_tool_end(result.text) if result.ok else span.on_tool_error(ToolError(result.text)))
+        return result
 
     async def _result(self, caller: Caller, request: Request) -> Result:
         described = caller.org.prompts.tools

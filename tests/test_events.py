@@ -6,14 +6,19 @@ import asyncio
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from megagraph import MegaGraph
 from megagraph.events import DATA, KINDS, Event
-from megagraph.rehearsal import RehearsalModel, Script
+from megagraph.rehearsal import RehearsalModel, Script, finish, write_file
+from megagraph.run import Result
 from tests.commands import child_env
-from tests.scripts import deep_script
+from tests.model_server import ModelServer
+from tests.scripts import deep_script, one
 
 FOLLOW = """
 import asyncio, json, sys
@@ -105,3 +110,88 @@ def test_what_is_followed_can_be_chosen(tmp_path: Path) -> None:
             assert afar == chosen[-2:]
 
     asyncio.run(work())
+
+
+# --- tokens --------------------------------------------------------------------------------------------------
+
+POEM = "roses are red\nviolets are blue\n"
+
+
+def poet() -> Script:
+    return Script({"boss": one(write_file("poem.txt", POEM), ("I am done.", finish("A poem.", ["poem.txt"])))})
+
+
+def spoken(events: Sequence[Event]) -> dict[tuple[int, str], str]:
+    """What the tokens come to, by step and tool."""
+    said: dict[tuple[int, str], str] = {}
+    for event in events:
+        if event.kind == "token":
+            key = event.data["step"], event.data["tool"]
+            said[key] = said.get(key, "") + event.data["text"]
+    return said
+
+
+def assert_spoken(events: Sequence[Event]) -> None:
+    said = spoken(events)
+    assert json.loads(said[1, "write_file"]) == {"path": "poem.txt", "content": POEM}
+    assert said[2, ""] == "I am done."
+    assert json.loads(said[2, "finish"])["summary"] == "A poem."
+    assert [event.seq for event in events] == sorted(event.seq for event in events)
+    for event in events:
+        assert_typed(event)
+
+
+@pytest.mark.parametrize("model", ["rehearsal", "openai:x", "openai:x?tools=json"])
+def test_tokens_are_made_for_those_who_ask_and_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "test")
+
+    async def work(ask: bool) -> tuple[list[Event], list[Event], Result]:
+        played = RehearsalModel(script=poet()) if model == "rehearsal" else model
+        async with MegaGraph(played, base_url=server.url, home=tmp_path) as mega:
+            run = await mega.start("Write a poem.")
+            live = [e async for e in run.events(follow=True, kinds=KINDS if ask else None)]
+            return live, run.events(), await run.result()
+
+    with ModelServer(poet()) as server:
+        live, kept, result = asyncio.run(work(True))
+        quiet, kept_too, same = asyncio.run(work(False))
+    assert result.passed and same.passed
+    assert result.output_tokens == same.output_tokens > 0
+    assert result.input_tokens > 0
+    assert [e for e in live if e.kind != "token"] == kept
+    assert quiet == kept_too
+    assert_spoken(live)
+
+
+def test_another_process_is_told_tokens_too(tmp_path: Path) -> None:
+    async def work() -> tuple[list[Event], list[Event]]:
+        async with MegaGraph(paced(poet(), 2.0), home=tmp_path) as mega:
+            run = await mega.start("Write a poem.")
+            # It begins to listen in the middle of the first call, and hears the second.
+            told = await printed(follower(tmp_path, run.id, "all"))
+            return [Event.load(event) for event in told], run.events()
+
+    told, kept = asyncio.run(work())
+    assert [event for event in told if event.kind != "token"] == kept
+    assert json.loads(spoken(told)[2, "finish"])["summary"] == "A poem."
+
+
+def test_who_watches_makes_no_call_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that breaks streams off, and one that has none."""
+    monkeypatch.setenv("OPENAI_API_KEY", "test")
+
+    async def work(url: str) -> tuple[list[Event], Result]:
+        async with MegaGraph("openai:x", base_url=url, home=tmp_path) as mega:
+            run = await mega.start("Write a poem.")
+            return [e async for e in run.events(follow=True, kinds=KINDS)], await run.result()
+
+    with ModelServer(poet(), faults={"disconnect": 0.6}, seed=2) as server:
+        live, result = asyncio.run(work(server.url))
+        assert result.passed
+        assert "retry" in {event.kind for event in live}
+    with ModelServer(poet(), streams=False) as server:
+        live, result = asyncio.run(work(server.url))
+        assert result.passed
+        assert spoken(live) == {}
