@@ -15,12 +15,15 @@ from rich.live import Live
 from rich.text import Text
 
 from megagraph.home import home_path
+from megagraph.outline import foot, tree
 from megagraph.run import Result, Run
 from megagraph.session import REHEARSAL_NOTE
 from megagraph.view import View, clean, one_line, plain_line
 
-_FRAME = 0.125
+_FRAME = 0.2
 """Seconds between two pictures."""
+_REST = 30
+"""How many times as long as a picture takes, none is made after it."""
 
 
 def terminal() -> Console:
@@ -30,8 +33,8 @@ def terminal() -> Console:
     return Console(highlight=False, markup=False, emoji=False, width=width)
 
 
-async def follow(run: Run, *, since: float, quiet: bool = False) -> View:
-    """Show the run until this process's work on it has ended; what happened before `since` is not told again."""
+async def follow(run: Run, *, since: float = 0.0, quiet: bool = False) -> View:
+    """Show the run until the work on it has ended; what happened before `since` is not told again."""
     view, console = View(), terminal()
     if not quiet:
         row = run.row
@@ -44,7 +47,7 @@ async def follow(run: Run, *, since: float, quiet: bool = False) -> View:
             if not quiet and event.time >= since and (line := plain_line(event)):
                 print(line, flush=True)
         return view
-    with Live(console=console, auto_refresh=False, transient=True) as live:
+    with Live(console=console, auto_refresh=False, transient=True, vertical_overflow="crop") as live:
         painter = asyncio.create_task(_paint(live, view, run))
         try:
             async for event in run:
@@ -56,18 +59,24 @@ async def follow(run: Run, *, since: float, quiet: bool = False) -> View:
 
 
 async def _paint(live: Live, view: View, run: Run) -> None:
-    console = live.console
     while True:
         begun = time.monotonic()
-        foot = Text(view.totals(view.seconds(time.time())), style="bold")
-        if view.judging:
-            foot.append(" · the checks are running")
-        elif view.asking:
-            foot.append(f"\nAnswer with: megagraph answer {run.id[:8]}", style="yellow")
-        tree = view.tree(console.width, most=max(3, console.height - 5))
-        live.update(Group(tree, foot), refresh=True)
-        # However large the organisation, no more than a tenth of the time goes into its picture.
-        await asyncio.sleep(max(_FRAME, 9 * (time.monotonic() - begun)))
+        live.update(picture(view, run.id, live.console.width, live.console.height), refresh=True)
+        # However large the organisation, little of the time goes into its picture.
+        await asyncio.sleep(max(_FRAME, _REST * (time.monotonic() - begun)))
+
+
+def picture(view: View, run: str, width: int, height: int) -> Group:
+    """The run as it stands, on a screen of this size."""
+    below = foot(view, time.time(), width)
+    below.stylize("bold")
+    if view.judging:
+        below.append("\nThe checks are running.")
+    elif view.asking:
+        below.append(f"\nAnswer with: megagraph answer {run[:8]}", style="yellow")
+    # The line of the cursor is left free.
+    room = height - 1 - len(below.split())
+    return Group(tree(view, width, most=max(1, room)), below)
 
 
 def print_run(run: Run, result: Result, view: View, home: Path, now: float | None = None) -> None:
@@ -76,7 +85,8 @@ def print_run(run: Run, result: Result, view: View, home: Path, now: float | Non
     `now` is given where it is at work, or was until now.
     """
     console = terminal()
-    console.print(view.tree(console.width))
+    # On a screen the end of a large run is folded, too; a pipe gets every agent.
+    console.print(tree(view, console.width, most=max(20, console.height) if console.is_terminal else None))
     if result.report is not None:
         console.print("\nReport", style="bold")
         console.print(Text(clean(result.report.text())))
