@@ -8,6 +8,8 @@ import re
 import shlex
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from rich.console import Console, Group
@@ -47,21 +49,28 @@ async def follow(run: Run, *, since: float = 0.0, quiet: bool = False) -> View:
             if not quiet and event.time >= since and (line := plain_line(event)):
                 print(line, flush=True)
         return view
-    with Live(console=console, auto_refresh=False, transient=True, vertical_overflow="crop") as live:
-        painter = asyncio.create_task(_paint(live, view, run))
-        try:
-            async for event in run:
-                view.apply(event)
-        finally:
-            painter.cancel()
-            await asyncio.gather(painter, return_exceptions=True)
+    async with painted(console, view, run.id):
+        async for event in run:
+            view.apply(event)
     return view
 
 
-async def _paint(live: Live, view: View, run: Run) -> None:
+@asynccontextmanager
+async def painted(console: Console, view: View, run: str) -> AsyncIterator[None]:
+    """Show the run on a terminal as `view` has it, again and again."""
+    with Live(console=console, auto_refresh=False, transient=True, vertical_overflow="crop") as live:
+        painter = asyncio.create_task(_paint(live, view, run))
+        try:
+            yield
+        finally:
+            painter.cancel()
+            await asyncio.gather(painter, return_exceptions=True)
+
+
+async def _paint(live: Live, view: View, run: str) -> None:
     while True:
         begun = time.monotonic()
-        live.update(picture(view, run.id, live.console.width, live.console.height), refresh=True)
+        live.update(picture(view, run, live.console.width, live.console.height), refresh=True)
         # However large the organisation, little of the time goes into its picture.
         await asyncio.sleep(max(_FRAME, _REST * (time.monotonic() - begun)))
 
@@ -86,7 +95,7 @@ def print_run(run: Run, result: Result, view: View, home: Path, now: float | Non
     """
     console = terminal()
     # On a screen the end of a large run is folded, too; a pipe gets every agent.
-    console.print(tree(view, console.width, most=max(20, console.height) if console.is_terminal else None))
+    console.print(tree(view, console.width, most=max(20, console.height - 12) if console.is_terminal else None))
     if result.report is not None:
         console.print("\nReport", style="bold")
         console.print(Text(clean(result.report.text())))

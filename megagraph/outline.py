@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from rich.console import Group
 from rich.text import Text
@@ -21,7 +21,7 @@ _MARKS = {
     "done": ("✓", "green"),
 }
 _WIDE = 120
-"""Columns from which on there is room for every agent's tokens."""
+"""Columns from which on there is room for tokens."""
 
 
 def tree(view: View, width: int = 100, most: int | None = None) -> Group:
@@ -40,25 +40,35 @@ def _shown(view: View, most: int | None) -> set[str]:
         # A lead whose team is folded as a whole says so in its own line.
         return int(0 < hidden < len(view.agents[name].members))
 
-    lines, misses = 1, 0
-    for agent in view.by_urgency():
-        path, top = [], agent.name
-        while top not in shown:
-            path.append(top)
-            top = view.agents[top].lead
-        if not path:
-            continue
-        leads = {top: hidden[top] - 1, **{name: len(view.agents[name].members) - 1 for name in path[1:]}}
-        more = len(path) + sum(folds(name, left) for name, left in leads.items()) - folds(top, hidden[top])
-        if lines + more > most:
-            # The rest is as long, or of less interest.
-            misses += 1
-            if misses > most:
-                break
-            continue
-        lines += more
-        shown.update(path)
-        hidden |= {**leads, agent.name: len(agent.members)}
+    def open_(agents: Iterable[AgentView], lines: int, most: int) -> int:
+        """Give lines to these as far as there are any; how many are taken then."""
+        misses = 0
+        for agent in agents:
+            path, top = [], agent.name
+            while top not in shown:
+                path.append(top)
+                top = view.agents[top].lead
+            if not path:
+                continue
+            leads = {top: hidden[top] - 1, **{name: len(view.agents[name].members) - 1 for name in path[1:]}}
+            more = len(path) + sum(folds(name, left) for name, left in leads.items()) - folds(top, hidden[top])
+            if lines + more > most:
+                # The others need as much, or are of less interest.
+                misses += 1
+                if misses > most:
+                    break
+                continue
+            lines += more
+            shown.update(path)
+            hidden.update({**leads, agent.name: len(agent.members)})
+        return lines
+
+    order = list(view.by_urgency())
+    lines = open_((agent for agent in order if agent.is_urgent), 1, most)
+    # Half of what is left goes to the teams, half to those who are at work in them.
+    teams = (agent for agent in order if agent.members and not agent.is_over)
+    lines = open_(sorted(teams, key=lambda agent: agent.place), lines, (lines + most) // 2)
+    open_(order, lines, most)
     return shown
 
 
@@ -84,8 +94,7 @@ def _lines(view: View, shown: set[str], name: str, first: str, rest: str, width:
 
 def _line(agent: AgentView, guide: str, width: int, fold: str) -> Text:
     mark, style = _MARKS[agent.state]
-    urgent = agent.state in ("asking", "failed", "incomplete")
-    role = one_line(agent.role, max(16, width // (6 if urgent else 4)))
+    role = one_line(agent.role, max(16, width // (6 if agent.is_urgent else 4)))
     line = Text.assemble((guide, "dim"), (f"{mark} ", style), (agent.name, "bold"), (f"  {role}", "dim"))
     line.no_wrap, line.overflow = True, "ellipsis"
     if agent.calls:
@@ -106,7 +115,11 @@ def _line(agent: AgentView, guide: str, width: int, fold: str) -> Text:
 
 def foot(view: View, now: float, width: int) -> Text:
     """How far the run is and how fast, in lines that fit."""
-    return Text("\n".join(_wrapped([_progress(view), *view.parts(view.seconds(now)), *view.pace(now)], width)))
+    return Text(
+        "\n".join(
+            _wrapped([_progress(view), *view.parts(view.seconds(now)), *view.pace(now, tokens=width >= _WIDE)], width)
+        )
+    )
 
 
 def _progress(view: View) -> str:

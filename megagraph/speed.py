@@ -31,15 +31,15 @@ class Speed:
     def recruited(self, time: float) -> None:
         self._recruited = time
 
-    def words(self, now: float, begun: float) -> list[str]:
-        """Calls and written tokens a second or a minute; nothing while nothing came for a whole window."""
+    def words(self, now: float, begun: float, *, tokens: bool) -> list[str]:
+        """Calls a second or a minute, and with `tokens` what was written; nothing where nothing came of late."""
         self._forget(now)
         seconds = min(WINDOW, now - begun)
         if not self._calls or seconds < 1:
             return []
-        calls, tokens = len(self._calls) / seconds, self._tokens / seconds
+        calls, written = len(self._calls) / seconds, self._tokens / seconds
         pace = f"{calls:.1f} calls/s" if calls >= 1 else f"{calls * 60:.0f} calls/min"
-        return [pace, f"{tokens:,.0f} tokens/s"] if tokens >= 1 else [pace]
+        return [pace, f"{written:,.0f} tokens/s"] if tokens and written >= 1 else [pace]
 
     def rest(self, left: int, now: float, begun: float) -> float | None:
         """Seconds until `left` more reports are accepted at the pace of late.

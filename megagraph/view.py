@@ -72,6 +72,11 @@ class AgentView:
         return _CLASS.get(self.state, self.state)
 
     @property
+    def is_urgent(self) -> bool:
+        """Whether a person should look at it."""
+        return self.state in _URGENCY[:3]
+
+    @property
     def is_over(self) -> bool:
         return self.urgency == "over"
 
@@ -264,13 +269,13 @@ class View:
             parts.append(many(self.bad_answers, "bad answer"))
         return [*parts, clock(seconds)]
 
-    def pace(self, now: float) -> list[str]:
+    def pace(self, now: float, *, tokens: bool = True) -> list[str]:
         """How fast calls and tokens come, and how long it will take if it goes on so; what is not known is left out."""
         left = sum(number for state, number in self.states.items() if state not in _ENDED)
         left -= self.agents[BOSS].state not in _ENDED
         rest = None if self.asking or self.judging else self._speed.rest(left, now, self._begun)
         words = [f"{clock(rest)} to go if nobody else is recruited"] if rest is not None else []
-        return [*self._speed.words(now, self._begun), *words]
+        return [*self._speed.words(now, self._begun, tokens=tokens), *words]
 
 
 def plain_line(event: Event) -> str | None:
