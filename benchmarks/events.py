@@ -143,15 +143,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     asyncio.run(measure("nobody", 3, 0.01))  # imports, and the caches of first use
-    rounds = [
-        {way: asyncio.run(measure(way, options.agents, options.latency)) for way in WAYS} for _ in range(options.rounds)
-    ]
-    least = {way: min(row[way][0] for row in rounds) for way in WAYS}
-    print(f"{'way':>10}  {'events':>8}  {'CPU s':>7}  {'more':>7}  {'own process, CPU s':>19}")
-    for way, cpu in least.items():
-        followed = rounds[-1][way][1]
-        more = cpu / least["nobody"] - 1
-        print(f"{way:>10}  {followed.events:>8}  {cpu:>7.2f}  {more:>7.1%}  {followed.cpu:>19.2f}")
+    least: dict[str, float] = {}
+    print(f"{'round':>5}  {'way':>10}  {'events':>8}  {'CPU s':>7}  {'least':>7}  {'more':>7}  {'follower, CPU s':>15}")
+    for number in range(options.rounds):
+        for way in WAYS:
+            cpu, followed = asyncio.run(measure(way, options.agents, options.latency))
+            least[way] = min(cpu, least.get(way, cpu))
+            more = least[way] / least["nobody"] - 1
+            row = f"{number + 1:>5}  {way:>10}  {followed.events:>8}  {cpu:>7.2f}  {least[way]:>7.2f}  {more:>7.1%}"
+            print(f"{row}  {followed.cpu:>15.2f}", flush=True)
 
 
 if __name__ == "__main__":
