@@ -22,9 +22,9 @@ from megagraph.run import Result, Run
 from megagraph.session import REHEARSAL_NOTE
 from megagraph.view import View, clean, one_line, plain_line
 
-_FRAME = 0.2
+FRAME = 0.25
 """Seconds between two pictures."""
-_REST = 30
+REST = 30
 """How many times as long as a picture takes, none is made after it."""
 
 
@@ -72,7 +72,7 @@ async def _paint(live: Live, view: View, run: str) -> None:
         begun = time.monotonic()
         live.update(picture(view, run, live.console.width, live.console.height), refresh=True)
         # However large the organisation, little of the time goes into its picture.
-        await asyncio.sleep(max(_FRAME, _REST * (time.monotonic() - begun)))
+        await asyncio.sleep(max(FRAME, REST * (time.monotonic() - begun)))
 
 
 def picture(view: View, run: str, width: int, height: int) -> Group:

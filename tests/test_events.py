@@ -14,11 +14,11 @@ import pytest
 
 from megagraph import MegaGraph
 from megagraph.events import DATA, KINDS, Event
-from megagraph.rehearsal import RehearsalModel, Script, finish, write_file
+from megagraph.rehearsal import Brief, RehearsalModel, Script, finish, write_file
 from megagraph.run import Result
 from tests.commands import child_env
 from tests.model_server import ModelServer
-from tests.scripts import deep_script, one
+from tests.scripts import Play, deep_script, one
 
 FOLLOW = """
 import asyncio, json, sys
@@ -165,17 +165,40 @@ def test_tokens_are_made_for_those_who_ask_and_not_kept(
     assert_spoken(live)
 
 
+def busy(brief: Brief) -> Play:
+    """Writes one file after the other."""
+    for number in range(100):
+        yield write_file(f"{number}.txt", f"number {number}\n")
+
+
 def test_another_process_is_told_tokens_too(tmp_path: Path) -> None:
+    def listen(child: subprocess.Popen[str], told: list[Event]) -> None:
+        """Until it has heard a turn whole: its tokens, and that it was answered."""
+        assert child.stdout is not None
+        for line in child.stdout:
+            told.append(Event.load(json.loads(line)))
+            step = told[-1].data.get("step")
+            if told[-1].kind == "thought" and (step, "write_file") in spoken(told):
+                return
+
     async def work() -> tuple[list[Event], list[Event]]:
-        async with MegaGraph(paced(poet(), 2.0), home=tmp_path) as mega:
-            run = await mega.start("Write a poem.")
-            # It begins to listen in the middle of the first call, and hears the second.
-            told = await printed(follower(tmp_path, run.id, "all"))
-            return [Event.load(event) for event in told], run.events()
+        told: list[Event] = []
+        async with MegaGraph(paced(Script({"boss": busy}), 0.3), home=tmp_path) as mega:
+            run = await mega.start("Write the files.")
+            with follower(tmp_path, run.id, "all") as child:
+                await asyncio.to_thread(listen, child, told)
+                await run.pause()
+                assert child.stdout is not None
+                told += [Event.load(json.loads(line)) for line in await asyncio.to_thread(child.stdout.readlines)]
+            return told, run.events()
 
     told, kept = asyncio.run(work())
     assert [event for event in told if event.kind != "token"] == kept
-    assert json.loads(spoken(told)[2, "finish"])["summary"] == "A poem."
+    assert spoken(told)
+    for (step, tool), said in spoken(told).items():
+        number = step - 1
+        assert tool == "write_file"
+        assert json.loads(said) == {"path": f"{number}.txt", "content": f"number {number}\n"}
 
 
 def test_who_watches_makes_no_call_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
