@@ -24,7 +24,7 @@ from megagraph.view import View, clean, one_line, plain_line
 
 FRAME = 0.25
 """Seconds between two pictures."""
-REST = 30
+REST = 100
 """How many times as long as a picture takes, none is made after it."""
 
 
