@@ -31,7 +31,9 @@ from rich.console import Console
 from rich.live import Live
 from typing_extensions import TypedDict
 
-from benchmarks.organisation import WIDTH, _cpu, model_server
+from benchmarks.organisation import SOURCE, WIDTH
+from benchmarks.server import served
+from benchmarks.watch import cpu_seconds
 from megagraph import Limits, MegaGraph
 from megagraph.display import FRAME, REST, picture
 from megagraph.events import Event
@@ -49,19 +51,21 @@ class Recorded(NamedTuple):
 
 
 async def record(agents: int, latency: float) -> Recorded:
-    with tempfile.TemporaryDirectory() as folder, model_server(agents, latency, Path(folder)) as url:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        served(SOURCE.format(agents=agents), Path(folder), str(latency)) as url,
+    ):
         home = Path(folder) / "home"
         limits = Limits(agents=agents + 10, calls=100 * agents, width=agents, depth=3)
-        os.environ.setdefault("OPENAI_API_KEY", "benchmark")
         async with MegaGraph("openai:scripted", base_url=url, home=home, limits=limits) as mega:
-            cpu, begun = _cpu(), time.perf_counter()
+            cpu, begun = cpu_seconds(), time.perf_counter()
             run = await mega.start("Write the policies.")
             told, watcher = await asyncio.to_thread(_watch, run.id, home)
             result = await run.result()
             assert result.status == "done", result
             events = run.events()
             assert told == len(events)
-            return Recorded(events, time.perf_counter() - begun, _cpu() - cpu - watcher, watcher)
+            return Recorded(events, time.perf_counter() - begun, cpu_seconds() - cpu - watcher, watcher)
 
 
 def _watch(run: str, home: Path) -> tuple[int, float]:
@@ -99,9 +103,9 @@ async def tree(events: Sequence[Event], seconds: float, agents: int) -> None:
     ) as live:
         now = begun
         while now < end:
-            frame = time.process_time()
+            frame = time.thread_time()
             live.update(picture(view, "0" * 8, 200, 50), refresh=True)
-            now += max(FRAME, REST * (time.process_time() - frame))
+            now += max(FRAME, REST * (time.thread_time() - frame))
             while done < len(events) and events[done].time <= now:
                 view.apply(events[done])
                 done += 1

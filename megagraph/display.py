@@ -69,10 +69,10 @@ async def painted(console: Console, view: View, run: str) -> AsyncIterator[None]
 
 async def _paint(live: Live, view: View, run: str) -> None:
     while True:
-        begun = time.monotonic()
+        begun = time.thread_time()
         live.update(picture(view, run, live.console.width, live.console.height), refresh=True)
-        # However large the organisation, little of the time goes into its picture.
-        await asyncio.sleep(max(FRAME, REST * (time.monotonic() - begun)))
+        # However large the organisation, little of the processor goes into its picture.
+        await asyncio.sleep(max(FRAME, REST * (time.thread_time() - begun)))
 
 
 def picture(view: View, run: str, width: int, height: int) -> Group:
