@@ -41,6 +41,7 @@ bench: $(READY) ## Measure, and print the tables of benchmarks/README.md.
 	$(BIN)/python -m benchmarks.files
 	$(BIN)/python -m benchmarks.branch
 	$(BIN)/python -m benchmarks.gate
+	$(BIN)/python -m benchmarks.events
 
 docs: $(READY) ## Write docs/cli.md from the program's own help.
 	$(BIN)/python docs/make_cli.py

@@ -12,12 +12,11 @@ import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from megagraph.checks import BackedCheck, Check, FileCheck, parse_checks
 from megagraph.claims import backed, claim_of, subjects
 from megagraph.database import Statement
-from megagraph.events import EventKind
+from megagraph.events import EventKind, Found
 from megagraph.inspection import Bench, carry_out
 from megagraph.mailroom import Place
 from megagraph.organisation import Organisation
@@ -39,16 +38,12 @@ class Examination:
     def statements(self, org: Organisation) -> list[Statement]:
         return [org.ledger.found(item) for item in self.evidence]
 
-    def dump(self) -> list[dict[str, Any]]:
-        return _short(self.evidence)
+    def dump(self) -> list[Found]:
+        return in_short(self.evidence)
 
 
-def told_of(report: Report, evidence: Sequence[Evidence]) -> dict[str, Any]:
-    """A report as the event of it tells it."""
-    return {"summary": report.summary[:500], "missing": list(report.missing), "evidence": _short(evidence)}
-
-
-def _short(evidence: Iterable[Evidence]) -> list[dict[str, Any]]:
+def in_short(evidence: Iterable[Evidence]) -> list[Found]:
+    """Evidence as events tell it."""
     return [
         {"check": item.check, "passed": item.passed, "detail": item.detail[:200], "version": item.version}
         for item in evidence
@@ -169,6 +164,6 @@ async def _stands(org: Organisation, place: Place) -> bool:
     await org.ledger.database.write(org.ledger.reported(spec.name, revised), *map(org.ledger.found, evidence))
     if revised.accepted != report.accepted:
         kind: EventKind = "accepted" if revised.accepted else "withdrawn"
-        org.emit(kind, spec.name, why="; ".join(missing), evidence=_short(evidence))
+        org.emit(kind, spec.name, why="; ".join(missing), evidence=in_short(evidence))
     org.mailroom.revise(spec.name, revised)
     return revised.accepted

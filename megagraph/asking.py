@@ -41,7 +41,7 @@ async def ask_model(
 
     started = time.time()
     try:
-        answer = await models.ask(asker, messages, retrying)
+        answer = await models.ask(asker, messages, retrying, org.call_config(claim.agent, claim.step))
     except BaseException:
         org.meter.release(claim)
         raise
@@ -77,7 +77,6 @@ async def ask_model(
     finally:
         # Paid it is, kept or not; and a call that is never settled would keep its place from all others.
         org.meter.settle(claim, Use(1, *tokens, cost or 0.0))
-    org.stream.send(thought)
     org.called(answer.seconds)
     return row
 

@@ -9,6 +9,8 @@ import shlex
 import shutil
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from rich.console import Console, Group
@@ -16,13 +18,16 @@ from rich.live import Live
 from rich.text import Text
 
 from megagraph.home import home_path
+from megagraph.outline import foot, tree
 from megagraph.run import Result, Run
 from megagraph.session import REHEARSAL_NOTE
 from megagraph.specs import BOSS, Evidence
 from megagraph.view import View, clean, one_line, plain_line
 
-_FRAME = 0.125
+FRAME = 0.25
 """Seconds between two pictures."""
+REST = 100
+"""How many times as long as a picture takes, none is made after it."""
 
 
 def terminal() -> Console:
@@ -32,8 +37,8 @@ def terminal() -> Console:
     return Console(highlight=False, markup=False, emoji=False, width=width)
 
 
-async def follow(run: Run, *, since: float, quiet: bool = False) -> View:
-    """Show the run until this process's work on it has ended; what happened before `since` is not told again."""
+async def follow(run: Run, *, since: float = 0.0, quiet: bool = False) -> View:
+    """Show the run until the work on it has ended; what happened before `since` is not told again."""
     view, console = View(), terminal()
     if not quiet:
         row = run.row
@@ -46,30 +51,43 @@ async def follow(run: Run, *, since: float, quiet: bool = False) -> View:
             if not quiet and event.time >= since and (line := plain_line(event)):
                 print(line, flush=True)
         return view
-    with Live(console=console, auto_refresh=False, transient=True) as live:
-        painter = asyncio.create_task(_paint(live, view, run))
-        try:
-            async for event in run:
-                view.apply(event)
-        finally:
-            painter.cancel()
-            await asyncio.gather(painter, return_exceptions=True)
+    async with painted(console, view, run.id):
+        async for event in run:
+            view.apply(event)
     return view
 
 
-async def _paint(live: Live, view: View, run: Run) -> None:
-    console = live.console
+@asynccontextmanager
+async def painted(console: Console, view: View, run: str) -> AsyncIterator[None]:
+    """Show the run on a terminal as `view` has it, again and again."""
+    with Live(console=console, auto_refresh=False, transient=True, vertical_overflow="crop") as live:
+        painter = asyncio.create_task(_paint(live, view, run))
+        try:
+            yield
+        finally:
+            painter.cancel()
+            await asyncio.gather(painter, return_exceptions=True)
+
+
+async def _paint(live: Live, view: View, run: str) -> None:
     while True:
-        begun = time.monotonic()
-        foot = Text(view.totals(view.seconds(time.time())), style="bold")
-        if view.judging:
-            foot.append(" · the checks are running")
-        elif view.asking:
-            foot.append(f"\nAnswer with: megagraph answer {run.id[:8]}", style="yellow")
-        tree = view.tree(console.width, most=max(3, console.height - 5))
-        live.update(Group(tree, foot), refresh=True)
-        # However large the organisation, no more than a tenth of the time goes into its picture.
-        await asyncio.sleep(max(_FRAME, 9 * (time.monotonic() - begun)))
+        begun = time.thread_time()
+        live.update(picture(view, run, live.console.width, live.console.height), refresh=True)
+        # However large the organisation, little of the processor goes into its picture.
+        await asyncio.sleep(max(FRAME, REST * (time.thread_time() - begun)))
+
+
+def picture(view: View, run: str, width: int, height: int) -> Group:
+    """The run as it stands, on a screen of this size."""
+    below = foot(view, time.time(), width)
+    below.stylize("bold")
+    if view.judging:
+        below.append("\nThe checks are running.")
+    elif view.asking:
+        below.append(f"\nAnswer with: megagraph answer {run[:8]}", style="yellow")
+    # The line of the cursor is left free.
+    room = height - 1 - len(below.split())
+    return Group(tree(view, width, most=max(1, room)), below)
 
 
 def print_run(run: Run, result: Result, view: View, home: Path, now: float | None = None) -> None:
@@ -78,7 +96,8 @@ def print_run(run: Run, result: Result, view: View, home: Path, now: float | Non
     `now` is given where it is at work, or was until now.
     """
     console = terminal()
-    console.print(view.tree(console.width))
+    # On a screen the end of a large run is folded, too; a pipe gets every agent.
+    console.print(tree(view, console.width, most=max(20, console.height - 12) if console.is_terminal else None))
     if result.report is not None:
         console.print("\nReport", style="bold")
         console.print(Text(clean(result.report.text())))

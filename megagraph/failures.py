@@ -11,7 +11,7 @@ from langgraph.errors import GraphBubbleUp
 from langgraph.runtime import Runtime
 from langgraph.types import Command
 
-from megagraph.acceptance import told_of
+from megagraph.acceptance import in_short
 from megagraph.answers import MAX_IN_A_ROW
 from megagraph.conversation import heard_before, note
 from megagraph.errors import BranchStopped, LimitReached, ModelError, UsageError
@@ -48,6 +48,11 @@ def guarded(node: Node) -> Node:
         except Left as error:
             raise org.park() from error
         except LimitReached as error:
+            if not org.stopped:
+                used = allowed = error.allowed
+                org.emit(
+                    "limit", spec.name, limit=error.limit, used=used, allowed=allowed, reached=True, why=error.message
+                )
             org.stop(error.message)
             raise org.park() from error
         except Exception as error:
@@ -126,7 +131,7 @@ async def hand_in(
     await org.ledger.database.write(*statements)
     org.say_closed(team)
     if not report.failed:
-        org.emit("reported", spec.name, **told_of(report, evidence))
+        org.reported(spec.name, report, in_short(evidence))
     org.mailroom.report(spec.name, report)
     if spec.lead:
         org.deliver([letter])

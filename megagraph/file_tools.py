@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Literal
 
 from pydantic import Field
 
@@ -12,6 +13,8 @@ from megagraph.files.paths import legal_path
 from megagraph.files.workspace import Entry, Read, Written
 from megagraph.specs import Letter
 from megagraph.tools import Args, Caller, Result, Tool
+
+Change = Literal["written", "moved", "deleted"]
 
 MAX_READ = 60_000
 """Characters that one reading returns."""
@@ -128,13 +131,13 @@ async def edit_file(caller: Caller, args: EditFile, effect: str) -> Result:
 async def move_file(caller: Caller, args: MoveFile, effect: str) -> Result:
     author = Author(caller.spec.name, effect)
     moved: Written = await caller.org.change_files("move", args.path, args.to, author=author)
-    return _changed(caller, effect, moved, f"moved {args.path} to {args.to}")
+    return _changed(caller, effect, moved, f"moved {args.path} to {args.to}", "moved")
 
 
 async def delete_file(caller: Caller, args: DeleteFile, effect: str) -> Result:
     author = Author(caller.spec.name, effect)
     await caller.org.change_files("delete", args.path, base=_seen(caller, args.path), author=author)
-    return Result(f"deleted {args.path}")
+    return Result(f"deleted {args.path}", after=lambda: tell_of_files(caller, [args.path], "deleted"))
 
 
 async def search_files(caller: Caller, args: SearchFiles, effect: str) -> Result:
@@ -148,19 +151,35 @@ def _seen(caller: Caller, path: str) -> str | None:
     return caller.versions.get(legal_path(path))
 
 
-def _changed(caller: Caller, effect: str, written: Written, what: str) -> Result:
+def _changed(caller: Caller, effect: str, written: Written, what: str, change: Change = "written") -> Result:
     merged = others = ""
     if written.merged_over:
         others = ", ".join(written.merged_over)
         merged = f" Merged with changes by {others}: read it, and check that they fit together."
     note = "" if written.changed else " Nothing changed: it was like that already."
     asides = asides_of_merge(caller, effect, written.merged_over, [written.path])
+
+    def after() -> None:
+        if written.changed:
+            tell_of_files(caller, [written.path], change, written.version, written.merged_over)
+        caller.org.deliver(asides)
+
     return Result(
         f"{what}, version {written.version[:12]}.{merged}{note}",
         effects={"versions": {written.path: written.version}},
         statements=[caller.org.ledger.letter(letter) for letter in asides],
-        after=lambda: caller.org.deliver(asides),
+        after=after,
     )
+
+
+def tell_of_files(
+    caller: Caller, paths: Sequence[str], change: Change, version: str = "", merged_over: Sequence[str] = ()
+) -> None:
+    """Tell those who watch that the agent has changed these files."""
+    for path in paths:
+        caller.org.emit(
+            "file", caller.spec.name, path=path, change=change, version=version, merged_over=list(merged_over)
+        )
 
 
 def asides_of_merge(caller: Caller, effect: str, merged_over: Sequence[str], paths: Sequence[str]) -> list[Letter]:

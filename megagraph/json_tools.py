@@ -13,6 +13,7 @@ from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.runnables import RunnableConfig
 
 from megagraph.answers import cut, repaired
 
@@ -36,8 +37,8 @@ class JsonTools:
         self._bound = chat.bind(response_format=response_format)
         self._about = _INTRODUCTION + "\n".join(_describe(function) for function in functions) + f"\n{_SAY_LINE}"
 
-    async def ainvoke(self, messages: Sequence[BaseMessage]) -> AIMessage:
-        answer: AIMessage = await self._bound.ainvoke(plain(messages, self._about))
+    async def ainvoke(self, messages: Sequence[BaseMessage], config: RunnableConfig | None = None) -> AIMessage:
+        answer: AIMessage = await self._bound.ainvoke(plain(messages, self._about), config)
         return read(answer, sum(isinstance(m, AIMessage) for m in messages))
 
 

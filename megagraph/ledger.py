@@ -399,14 +399,22 @@ class Ledger:
         row = self.database.read("SELECT coalesce(max(seq), 0) FROM events WHERE run = ?", (self.run,))[0]
         return int(row[0])
 
-    def events(self, after: int = 0, agent: str | None = None) -> list[Event]:
-        """The events after number `after`, of one agent or all."""
-        rows = self.database.read(
-            "SELECT seq, time, kind, agent, data FROM events WHERE run = ? AND seq > ?"
-            + ("" if agent is None else " AND agent = ?")
-            + " ORDER BY seq",
-            (self.run, after, *([] if agent is None else [agent])),
-        )
+    def events(
+        self,
+        after: int = 0,
+        agent: str | None = None,
+        kinds: Collection[EventKind] | None = None,
+        last: int | None = None,
+    ) -> list[Event]:
+        """The events after number `after` up to number `last`, of one agent or all, of some kinds or all."""
+        where, params = "run = ? AND seq > ?", [self.run, after]
+        if last is not None:
+            where, params = f"{where} AND seq <= ?", [*params, last]
+        if agent is not None:
+            where, params = f"{where} AND agent = ?", [*params, agent]
+        if kinds is not None:
+            where, params = f"{where} AND kind IN ({', '.join('?' * len(kinds))})", [*params, *kinds]
+        rows = self.database.read(f"SELECT seq, time, kind, agent, data FROM events WHERE {where} ORDER BY seq", params)
         return [Event(row["seq"], row["time"], row["kind"], row["agent"], json.loads(row["data"])) for row in rows]
 
 

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 from uuid import uuid4
 
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import BaseChatModel
 from sqlite_utils import Database as Tables
 
@@ -58,6 +59,7 @@ class MegaGraph:
         prompts: A folder with prompts that take the place of the package's.
         checks: Checks on the result of each run, besides the scenario's; functions among them have to be given again
             where a run is resumed in another process.
+        callbacks: Handlers of LangChain, such as a tracer's, told of every node, model call and tool call.
 
     Raises `HomeError` where the home cannot be used.
     """
@@ -76,6 +78,7 @@ class MegaGraph:
         unsafe_programs: bool = False,
         prompts: Path | str | None = None,
         checks: Sequence[Check] = (),
+        callbacks: Sequence[BaseCallbackHandler] = (),
     ) -> None:
         self.home = Home(home)
         self._model = model
@@ -88,6 +91,7 @@ class MegaGraph:
         self._unsafe = unsafe_programs
         self._prompts = Path(prompts) if prompts else None
         self._checks = parse_checks(checks)
+        self._callbacks = tuple(callbacks)
 
     @property
     def db(self) -> Tables:
@@ -143,7 +147,7 @@ class MegaGraph:
             ledger.recruited(boss_spec(), "start"),
         )
         run = Run(self.home, id_, scenario)
-        run.begin(choice, limits, self._unsafe, self._prompts_for(scenario), prices)
+        run.begin(choice, limits, self._unsafe, self._prompts_for(scenario), prices, self._callbacks)
         return run
 
     async def resume(self, run: str, *, limits: Limits | None = None, pool: Pool | None = None) -> Run:
@@ -174,7 +178,7 @@ class MegaGraph:
         unsafe = self._unsafe or settings["unsafe_programs"]
         prices = {**parse_prices(settings.get("prices", {})), **self._prices}
         await asyncio.to_thread(_must_know_cost, limits, choice, prices)
-        opened.begin(choice, limits, unsafe, self._prompts_for(opened.scenario), prices, pool)
+        opened.begin(choice, limits, unsafe, self._prompts_for(opened.scenario), prices, self._callbacks, pool)
         settings |= {
             "limits": limits.model_dump(),
             "prices": prices,

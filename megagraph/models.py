@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.runnables import RunnableConfig
 
 from megagraph.answers import fit, well_formed
 from megagraph.errors import ModelError, UsageError
@@ -188,7 +189,7 @@ def _options(label: str, options: str) -> dict[str, str]:
 
 
 class _Bound(Protocol):
-    async def ainvoke(self, messages: Any, /) -> AIMessage: ...
+    async def ainvoke(self, messages: Any, config: RunnableConfig | None = None, /) -> AIMessage: ...
 
 
 class Model:
@@ -209,11 +210,13 @@ class Model:
         self.out: ModelError | None = None
         """Why it is not asked any more."""
 
-    async def ask(self, asker: Asker, messages: Sequence[BaseMessage], retrying: Retry) -> Answer:
+    async def ask(
+        self, asker: Asker, messages: Sequence[BaseMessage], retrying: Retry, config: RunnableConfig | None = None
+    ) -> Answer:
         """One answer. Raises `ModelError` when it failed for good; calls `retrying` before each new attempt."""
         began, attempts, retries = time.monotonic(), 0, 0
         while True:
-            outcome = await self._once(asker, messages)
+            outcome = await self._once(asker, messages, config)
             if isinstance(outcome, AIMessage):
                 return Answer(fit(outcome, messages), time.monotonic() - began, retries, self.choice.label)
             attempts += 2 if outcome.kind == "timeout" else 1
@@ -231,13 +234,15 @@ class Model:
             retrying(outcome.reason, delay)
             await self._line.rest(delay)
 
-    async def _once(self, asker: Asker, messages: Sequence[BaseMessage]) -> AIMessage | Fault:
+    async def _once(
+        self, asker: Asker, messages: Sequence[BaseMessage], config: RunnableConfig | None
+    ) -> AIMessage | Fault:
         """One attempt, and what the gate learns from it."""
         said = sum(len(message.text) for message in messages) // 4 if self.choice.rates.tpm else 0
         estimate = said + self._overhead if self.choice.rates.tpm else 0
         ticket = await self._line.enter(asker.rank, asker.team, estimate)
         try:
-            message = await self._bound.ainvoke(messages)
+            message = await self._bound.ainvoke(messages, config)
         except Exception as error:
             fault = explain(error)
             if fault.kind in ("refused", "timeout"):
@@ -276,7 +281,9 @@ class Models:
         self._open: dict[str, Model] = {}
         self._left: Exception | None = None
 
-    async def ask(self, asker: Asker, messages: Sequence[BaseMessage], retrying: Retry) -> Answer:
+    async def ask(
+        self, asker: Asker, messages: Sequence[BaseMessage], retrying: Retry, config: RunnableConfig | None = None
+    ) -> Answer:
         """The answer of the model that is this agent's by the rules, or of one that stands in for it.
 
         Raises `ModelError` where all of them have failed for good, and `Left` where the run stops meanwhile.
@@ -289,7 +296,7 @@ class Models:
                 failed = failed or model.out
                 continue
             try:
-                return await model.ask(asker, messages, retrying)
+                return await model.ask(asker, messages, retrying, config)
             except ModelError as error:
                 failed = failed or error
                 if error.everyone:

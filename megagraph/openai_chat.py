@@ -9,36 +9,33 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatResult
 from langchain_openai import ChatOpenAI
 from pydantic import PrivateAttr, SecretStr
 
 from megagraph.faults import asked_to_wait
+from megagraph.tracing import wants_tokens
+from megagraph.wire import Pieces, WireError, read_events
 
 CONNECT_SECONDS = 10.0
 _OFFICIAL = "https://api.openai.com/v1"
-
-
-class WireError(Exception):
-    """A provider answered with something else than an answer."""
-
-    def __init__(self, status_code: int, message: str, code: str | None, retry_after: float | None) -> None:
-        super().__init__(message)
-        self.status_code = status_code
-        self.message = message
-        self.code = code
-        self.retry_after = retry_after
+_NO_STREAMS = (400, 404, 405, 422, 501)
+"""Statuses with which a server may refuse to stream; if it was something else, it refuses the plain call too."""
 
 
 class LeanChatOpenAI(ChatOpenAI):
     """`ChatOpenAI` whose chat completions go through one aiohttp session. Close it with `aclose`."""
 
     _session: aiohttp.ClientSession | None = PrivateAttr(default=None)
+    _streams: bool = PrivateAttr(default=True)
+    """Whether the server has not refused to stream yet."""
 
     async def _agenerate(
         self,
@@ -55,7 +52,10 @@ class LeanChatOpenAI(ChatOpenAI):
         if self.openai_api_base and "max_completion_tokens" in payload:
             # The name that OpenAI has given up is the one that all compatible servers know.
             payload["max_tokens"] = payload.pop("max_completion_tokens")
-        answer = await self._post({k: v for k, v in payload.items() if v is not None})
+        body = {k: v for k, v in payload.items() if v is not None}
+        answer = await self._told(body, run_manager) if run_manager and wants_tokens(run_manager) else None
+        if answer is None:
+            answer = await self._post(body)
         _check(answer)
         result = self._create_chat_result(answer)
         for generation, choice in zip(result.generations, answer["choices"], strict=True):
@@ -63,16 +63,51 @@ class LeanChatOpenAI(ChatOpenAI):
                 generation.message.additional_kwargs["refusal"] = refusal
         return result
 
+    def _should_stream(self, **kwargs: Any) -> bool:
+        # For a handler that wants tokens, `_agenerate` streams by itself: the answer is read as any other is.
+        return bool(kwargs.get("stream")) and super()._should_stream(**kwargs)
+
     async def _post(self, body: dict[str, Any]) -> dict[str, Any]:
+        async with self._request(body) as response:
+            answer: dict[str, Any] = json.loads(await response.read())
+            return answer
+
+    async def _told(self, body: dict[str, Any], run_manager: AsyncCallbackManagerForLLMRun) -> dict[str, Any] | None:
+        """The answer, told piece by piece as it is written; None from a server that cannot do so.
+
+        Who only watches must not make a call fail.
+        """
+        if not self._streams:
+            return None
+        streamed = {**body, "stream": True, "stream_options": {"include_usage": True}}
+        try:
+            async with self._request(streamed) as response:
+                if response.content_type != "text/event-stream":
+                    answer: dict[str, Any] = json.loads(await response.read())
+                    return answer
+                pieces = Pieces()
+                async for event in read_events(response.content.iter_any()):
+                    pieces.add(event)
+                    if event.get("choices") and (
+                        chunk := self._convert_chunk_to_generation_chunk(event, AIMessageChunk, None)
+                    ):
+                        await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                return pieces.answer()
+        except WireError as error:
+            if error.status_code not in _NO_STREAMS:
+                raise
+            self._streams = False
+            return None
+
+    @asynccontextmanager
+    async def _request(self, body: dict[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
         url = (self.openai_api_base or _OFFICIAL).rstrip("/") + "/chat/completions"
         # Half a surrogate pair, which a file or an answer may hold, is no UTF-8.
         data = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
         async with self._opened().post(url, data=data) as response:
-            text = await response.read()
             if response.status != 200:
-                raise _refusal(response, text)
-            answer: dict[str, Any] = json.loads(text)
-            return answer
+                raise _refusal(response, await response.read())
+            yield response
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:

@@ -10,16 +10,17 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphInterrupt
 from langgraph.runtime import RunControl
 
 from megagraph.errors import ToolError
-from megagraph.events import Event, EventKind, Stream
+from megagraph.events import Event, EventKind, Found
 from megagraph.files.workspace import Workspace
 from megagraph.files.writer import Writer
 from megagraph.guards import Guards
@@ -30,7 +31,9 @@ from megagraph.models import Asker, Models
 from megagraph.prices import Price
 from megagraph.programs.sandbox import ProgramLimits, Sandbox
 from megagraph.prompts import Prompts
-from megagraph.specs import BOSS, AgentSpec, Letter, owner_of
+from megagraph.specs import BOSS, AgentSpec, Letter, Report, owner_of
+from megagraph.stream import Stream
+from megagraph.tracing import call_config
 
 GATHER_MOST = 2.0
 """The longest that a report waits, in seconds, for others to be read with it."""
@@ -60,6 +63,8 @@ class Organisation:
     """What each model costs; None where nobody knows."""
     stream: Stream = field(default_factory=Stream)
     control: RunControl = field(default_factory=RunControl)
+    traced: bool = False
+    """Whether model and tool calls are told to LangChain's callbacks."""
     stopped: str = ""
     """Why the run is stopping, where it is."""
     failed: bool = False
@@ -116,12 +121,31 @@ class Organisation:
         """Tell whoever listens, and keep it."""
         event = self.event(kind, agent, **data)
         self.ledger.database.post(self.ledger.event(event))
-        self.stream.send(event)
 
     def event(self, kind: EventKind, agent: str = "", **data: Any) -> Event:
-        """The next event, for a caller that keeps and tells it itself."""
+        """The next event, told to whoever listens, for a caller that keeps it itself, with other rows."""
         self.last_event += 1
-        return Event(self.last_event, time.time(), kind, agent, data)
+        event = Event(self.last_event, time.time(), kind, agent, data)
+        self.stream.send(event)
+        return event
+
+    def call_config(self, agent: str, step: int) -> RunnableConfig | None:
+        """What goes with a model call for tracers and for those who asked for tokens; None where there are none."""
+
+        def tell(text: str, tool: str) -> None:
+            # It is not kept, and so has no number of its own.
+            data = {"step": step, "text": text, "tool": tool}
+            self.stream.send(Event(self.last_event, time.time(), "token", agent, data))
+
+        sink = tell if self.stream.wants_tokens(agent) else None
+        return call_config(self.ledger.run, agent, step, sink, traced=self.traced)
+
+    def reported(self, name: str, report: Report, evidence: Sequence[Found] = ()) -> None:
+        """Tell that an agent has handed in its work, and, if nothing is missing, on what evidence it is accepted."""
+        found = [] if report.accepted else list(evidence)
+        self.emit("reported", name, summary=report.summary[:500], missing=list(report.missing), evidence=found)
+        if report.accepted:
+            self.emit("accepted", name, why="", evidence=list(evidence))
 
     def spec(self, name: str) -> AgentSpec:
         return self.mailroom.places[name].spec
@@ -247,7 +271,7 @@ class Organisation:
         id_, why = f"notice/{BOSS}/{limit}={allowed:g}", f"{limit}: {used:,.6g} of {allowed:,.6g} are used"
         if self.mailroom.closed(BOSS) or id_ in self.mailroom.places[BOSS].letters:
             return
-        self.emit("limit", limit=limit, used=used, allowed=allowed, why=why)
+        self.emit("limit", limit=limit, used=used, allowed=allowed, reached=False, why=why)
         self.tell(
             id_,
             BOSS,

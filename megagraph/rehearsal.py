@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import importlib.util
+import json
 import re
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -29,16 +30,21 @@ from typing import Any, TypeAlias
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.messages.ai import UsageMetadata
+from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.messages.utils import count_tokens_approximately
-from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 
 from megagraph.errors import UsageError
+from megagraph.tracing import wants_tokens
 
 FAULT_PREFIX = "fault_"
 """Tool-call ids that begin so were spoilt on the wire by a test server; a replay passes over their turns."""
+
+_PIECE = 16
+"""Characters of a piece of a call's arguments, where the answer is streamed."""
 
 _NAME = re.compile(r"Your name is `([a-z0-9_]+)`")
 _FOLDED = re.compile(r"^- (\w+) \((message|report|failure|notice)\): (.*)$", re.M)
@@ -226,9 +232,27 @@ class RehearsalModel(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        if self.script.pace:
+        result = self._generate(messages)
+        pieces = _pieces(result.generations[0].message) if wants_tokens(run_manager) else []
+        for piece in pieces:
+            await asyncio.sleep(self.script.pace / len(pieces))
+            if run_manager is not None:
+                await run_manager.on_llm_new_token(piece.text, chunk=piece)
+        if self.script.pace and not pieces:
             await asyncio.sleep(self.script.pace)
-        return self._generate(messages)
+        return result
+
+
+def _pieces(message: BaseMessage) -> list[ChatGenerationChunk]:
+    """An answer as a model would write it, piece by piece: its text, then the arguments of its calls."""
+    chunks = [AIMessageChunk(content=word) for word in re.findall(r"\s*\S+\s*", message.text)]
+    for index, call in enumerate(message.tool_calls if isinstance(message, AIMessage) else ()):
+        said = json.dumps(call["args"], ensure_ascii=False)
+        for i in range(0, len(said), _PIECE):
+            name, id_ = (call["name"], call["id"]) if i == 0 else (None, None)
+            part = tool_call_chunk(name=name, args=said[i : i + _PIECE], id=id_, index=index)
+            chunks.append(AIMessageChunk(content="", tool_call_chunks=[part]))
+    return [ChatGenerationChunk(message=chunk) for chunk in chunks]
 
 
 def read_brief(messages: Sequence[BaseMessage]) -> Brief:

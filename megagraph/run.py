@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables import RunnableConfig
 
 from megagraph.control import say
 from megagraph.errors import UsageError
-from megagraph.events import Event, Stream
+from megagraph.events import Event, EventKind
 from megagraph.files.diffs import FileDiff
 from megagraph.files.mapping import Files
 from megagraph.files.workspace import Workspace
@@ -26,6 +27,7 @@ from megagraph.prompts import Prompts
 from megagraph.scenario import Scenario
 from megagraph.session import Session, Status
 from megagraph.specs import BOSS, Evidence, Report, Verdict
+from megagraph.stream import follow_from_afar, follow_here
 from megagraph.team import AgentGraph, agent_graph, grown_tree
 
 if TYPE_CHECKING:
@@ -191,31 +193,54 @@ class Run:
             tuple(self._ledger.evidence()),
         )
 
-    def events(self, agent: str | None = None) -> list[Event]:
-        """What has happened so far, of one agent or all."""
-        return self._ledger.events(agent=agent)
+    @overload
+    def events(
+        self,
+        agent: str | None = None,
+        *,
+        after: int = 0,
+        kinds: Collection[EventKind] | None = None,
+        follow: Literal[False] = False,
+    ) -> list[Event]: ...
+
+    @overload
+    def events(
+        self,
+        agent: str | None = None,
+        *,
+        after: int = 0,
+        kinds: Collection[EventKind] | None = None,
+        follow: Literal[True],
+    ) -> AsyncIterator[Event]: ...
+
+    def events(
+        self,
+        agent: str | None = None,
+        *,
+        after: int = 0,
+        kinds: Collection[EventKind] | None = None,
+        follow: bool = False,
+    ) -> list[Event] | AsyncIterator[Event]:
+        """What has happened so far, as a list; with `follow`, to be iterated over with `async for`.
+
+        Following gives the same events and then the live ones, in whichever process the run is at work, until that
+        process's work on it has ended; at once where none works on it. `after` is the `seq` of the last event that
+        is known already. `agent` and `kinds` choose among them. Only who names `token` among the kinds
+        (`megagraph.events.KINDS` are all) is told the answers as they are written, from the next model call on.
+        """
+        if not follow:
+            return self._ledger.events(after, agent, kinds)
+        if self._session is not None:
+            return follow_here(self._home, self.id, self._session.stream, after, agent, kinds)
+        return follow_from_afar(self._home, self.id, after, agent, kinds)
 
     def questions(self) -> list[dict[str, Any]]:
         """The open questions to a person: `id`, `agent`, `question`, `asked`."""
         return self._ledger.questions()
 
-    async def __aiter__(self) -> AsyncIterator[Event]:
-        """All events from the start, then the live ones until this process's work on the run has ended."""
-        stream = self._session.stream if self._session else Stream()
-        queue = stream.listen() if self._session else None
-        last = 0
-        try:
-            # An empty write returns when all that was sent before it is durable, and so readable.
-            await self._home.database.write()
-            for event in await asyncio.to_thread(self._ledger.events):
-                last = event.seq
-                yield event
-            while queue is not None and (event_ := await queue.get()) is not None:
-                if event_.seq > last:
-                    yield event_
-        finally:
-            if queue is not None:
-                stream.leave(queue)
+    def __aiter__(self) -> AsyncIterator[Event]:
+        """`events(follow=True)`: all of them from the start, then the live ones until the work on the run has ended."""
+        return self.events(follow=True)
 
     # --- steering ----------------------------------------------------------------------------------------
 
@@ -303,6 +328,7 @@ class Run:
         unsafe: bool,
         prompts: Prompts,
         prices: Prices | None = None,
+        callbacks: Sequence[BaseCallbackHandler] = (),
         pool: Pool | None = None,
     ) -> None:
         """Go to work in this event loop, where the run was left. The run's lock is taken before this returns.
@@ -312,7 +338,9 @@ class Run:
         """
         lock = self._home.lock(self.id)
         lock.__enter__()
-        session = Session(self._home, self.id, self.scenario, choice, limits, prompts, unsafe, prices or {}, pool)
+        session = Session(
+            self._home, self.id, self.scenario, choice, limits, prompts, unsafe, prices or {}, callbacks, pool
+        )
 
         async def work() -> None:
             try:

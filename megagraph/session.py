@@ -6,17 +6,18 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphDrained, GraphInterrupt
 
 from megagraph.agent import TOOLBOX
 from megagraph.control import Word, listening
 from megagraph.errors import LimitReached, SandboxUnavailable
-from megagraph.events import Stream
+from megagraph.events import TOKENS
 from megagraph.final import judge
 from megagraph.garbage import seldom_collected
 from megagraph.home import Home
@@ -31,7 +32,9 @@ from megagraph.reviewer import reviewer_schemas
 from megagraph.scenario import Scenario
 from megagraph.specs import BOSS, AgentSpec, Report
 from megagraph.state import AgentState
+from megagraph.stream import Stream
 from megagraph.team import agent_graph
+from megagraph.tracing import is_traced, run_config
 
 Status = Literal["running", "done", "paused", "asking", "failed", "interrupted"]
 """`paused`: by a person or a limit; `asking`: waits for a person; `failed`: the boss could not go on;
@@ -52,6 +55,8 @@ class Session:
     prompts: Prompts
     unsafe_programs: bool
     prices: Prices = field(default_factory=dict)
+    callbacks: Sequence[BaseCallbackHandler] = ()
+    """Handlers of LangChain that are told of every node, model call and tool call."""
     pool: Pool | None = None
     """Limits that it shares with other runs."""
     stream: Stream = field(default_factory=Stream)
@@ -84,7 +89,7 @@ class Session:
         try:
             await self.home.saver.know(self.run)
             with seldom_collected():
-                async with self.home.scratch(self.run) as scratch, listening(self.run, self._heard):
+                async with self.home.scratch(self.run) as scratch, listening(self.run, self._heard, self._tokens):
                     again = True
                     while again:
                         org = Organisation(
@@ -102,6 +107,7 @@ class Session:
                             scratch=scratch,
                             programs=self.scenario.programs,
                             stream=self.stream,
+                            traced=is_traced(self.callbacks),
                         )
                         try:
                             again = await self._drive(org)
@@ -163,6 +169,8 @@ class Session:
             "plan": [],
             "report": None,
         }
+        if org.traced:
+            config = {**config, **run_config(self.run, org.goal, self.callbacks)}
         graph = agent_graph(checkpointer=self.home.saver)
         with contextlib.suppress(GraphDrained), _clock(org):
             state = await graph.ainvoke(
@@ -209,6 +217,15 @@ class Session:
             self.stop("paused from another process")
         else:
             self._hearing = asyncio.create_task(self.answers_have_come())
+
+    @contextlib.contextmanager
+    def _tokens(self, agent: str | None) -> Iterator[AsyncIterator[dict[str, Any]]]:
+        """The tokens of an agent or of all, for another process."""
+        listener = self.stream.listen(agent, TOKENS)
+        try:
+            yield (event.dump() async for event in listener)
+        finally:
+            self.stream.leave(listener)
 
     def _note(self, status: Status, reason: str) -> None:
         self.home.database.post(self._ledger.update_run(status=status, reason=reason))

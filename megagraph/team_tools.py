@@ -7,7 +7,7 @@ from graphlib import CycleError, TopologicalSorter
 
 from pydantic import Field
 
-from megagraph.acceptance import examine, recheck, told_of
+from megagraph.acceptance import examine, recheck
 from megagraph.checks import AgentCheck
 from megagraph.errors import ToolError
 from megagraph.guards import duplicate_of
@@ -206,10 +206,18 @@ async def talk(caller: Caller, args: Talk, effect: str) -> Result:
             " Write it into a file and name the path."
         )
     letters = [Letter(f"{effect}/{i}", sender, name, "message", args.message) for i, name in enumerate(recipients)]
+
+    def after() -> None:
+        for name in recipients:
+            place = org.mailroom.places[name]
+            if place.spec.lead == sender and place.report is not None:
+                org.emit("sent_back", name, by=sender, missing=[args.message[:500]], evidence=[])
+        org.deliver(letters)
+
     return Result(
         f"Sent to {', '.join(recipients)}.",
         statements=[org.ledger.letter(letter) for letter in letters],
-        after=lambda: org.deliver(letters),
+        after=after,
     )
 
 
@@ -257,7 +265,7 @@ async def finish(caller: Caller, args: Finish, effect: str) -> Result:
             ok=False,
             effects={"told": True},
             statements=found.statements(org),
-            after=lambda: org.emit("sent_back", spec.name, missing=missing, evidence=found.dump()),
+            after=lambda: org.emit("sent_back", spec.name, by="", missing=missing, evidence=found.dump()),
         )
     report = Report(args.summary, tuple(args.artefacts), tuple(missing), version=found.version)
     team = org.mailroom.close_team(spec.name)
@@ -265,7 +273,7 @@ async def finish(caller: Caller, args: Finish, effect: str) -> Result:
 
     def after() -> None:
         org.say_closed(team)
-        org.emit("reported", spec.name, **told_of(report, found.evidence))
+        org.reported(spec.name, report, found.dump())
         org.mailroom.report(spec.name, report)
         org.deliver(letters)
 

@@ -7,6 +7,7 @@ belong to it. The rows and the call's own row are committed together, before the
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,10 @@ from megagraph.ledger import ToolRow
 from megagraph.organisation import Organisation
 from megagraph.prompts import ToolText
 from megagraph.specs import AgentSpec
+from megagraph.tracing import tool_span
+
+_TOLD = 200
+"""Characters of an argument or a result that those who watch are told."""
 
 
 class Args(BaseModel):
@@ -125,23 +130,28 @@ class Toolbox:
             return done
         org, name = caller.org, caller.spec.name
         started, clock = time.time(), time.monotonic()
-        result = await self._result(caller, request)
+        call = {"tool": request.tool, "step": caller.step, "index": request.index}
+        org.emit("tool_started", name, **call, args={key: _shortened(value) for key, value in request.args.items()})
+        result = await (self._traced(caller, request) if org.traced else self._result(caller, request))
         row = ToolRow(name, caller.step, request.index, request.tool, result.ok, result.text, result.effects)
         seconds = time.monotonic() - clock
         statement = org.ledger.tool_call(row, args=request.args, started=started, seconds=seconds, version=org.version)
         await org.ledger.database.write(*result.statements, statement)
         if result.after is not None:
             result.after()
-        org.emit(
-            "tool",
-            name,
-            tool=request.tool,
-            step=caller.step,
-            ok=result.ok,
-            seconds=round(seconds, 3),
-            result=result.text[:200],
-        )
+        org.emit("tool", name, **call, ok=result.ok, seconds=round(seconds, 3), result=result.text[:_TOLD])
         return row
+
+    async def _traced(self, caller: Caller, request: Request) -> Result:
+        """`_result` as a span."""
+        span = await tool_span(caller.org.ledger.run, caller.spec.name, caller.step, request.tool, request.args)
+        try:
+            result = await self._result(caller, request)
+        except BaseException as error:
+            await span.on_tool_error(error)
+            raise
+        await (span.on_tool_end(result.text) if result.ok else span.on_tool_error(ToolError(result.text)))
+        return result
 
     async def _result(self, caller: Caller, request: Request) -> Result:
         described = caller.org.prompts.tools
@@ -169,6 +179,14 @@ class Toolbox:
 def _refusal(caller: Caller, request: Request, why: str) -> Result:
     caller.org.emit("bad_answer", caller.spec.name, step=caller.step, tool=request.tool, why=why[:300])
     return Result(f"Error: {why}", ok=False, effects={"unfit": True})
+
+
+def _shortened(value: Any) -> Any:
+    """A value as those who watch are told it."""
+    if isinstance(value, bool | int | float | None):
+        return value
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text[:_TOLD]
 
 
 def _groups(requests: Sequence[Request]) -> list[list[Request]]:

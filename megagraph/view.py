@@ -1,32 +1,23 @@
-"""The organisation as a person sees it: a tree made from the events of a run, and lines of a log."""
+"""A run as its events tell it to a person: where every agent stands, what it came to, and lines of a log."""
 
 from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.text import Text
-from rich.tree import Tree
-
 from megagraph.events import Event
 from megagraph.specs import BOSS
+from megagraph.speed import Speed
 
-_MARKS = {
-    "thinking": ("●", "cyan"),
-    "acting": ("●", "blue"),
-    "waiting": ("○", "dim"),
-    "asking": ("?", "bold yellow"),
-    "reported": ("✓", "green"),
-    "incomplete": ("!", "yellow"),
-    "failed": ("✗", "bold red"),
-    "done": ("✓", "green"),
-}
-_WIDE = 120
-"""Columns from which on there is room for every agent's tokens."""
 _ENDED = ("reported", "incomplete", "failed", "done")
+_URGENCY = ("asking", "failed", "incomplete", "working", "waiting", "over")
+"""What a person wants to see first."""
+_CLASS = {"thinking": "working", "acting": "working", "reported": "over", "done": "over"}
+"""The class of urgency of a state, where it is not its own."""
 
 # C0 but tab and line feed, DEL, C1, what turns the direction of writing, and halves of pairs, which no stream takes.
 _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -67,6 +58,27 @@ class AgentView:
     members: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     """The files that it was the last to change; known after `View.credit`."""
+    accepted: bool = False
+    """Its report is accepted, and it was not sent back since."""
+    place: tuple[int, int] = (0, 0)
+    """Its level, and its number in the order of recruitment."""
+    below: int = 0
+    """How many agents there are below it."""
+    over_below: int = 0
+    """How many of them have nothing left to do."""
+
+    @property
+    def urgency(self) -> str:
+        return _CLASS.get(self.state, self.state)
+
+    @property
+    def is_urgent(self) -> bool:
+        """Whether a person should look at it."""
+        return self.state in _URGENCY[:3]
+
+    @property
+    def is_over(self) -> bool:
+        return self.urgency == "over"
 
     def dump(self) -> dict[str, Any]:
         return {
@@ -84,14 +96,25 @@ class AgentView:
 
 
 class View:
-    """A run as its events tell it. Feed it with `apply`; look at it with `tree` and `totals`."""
+    """A run as its events tell it. Feed it with `apply`: what that costs does not grow with the organisation."""
 
     def __init__(self) -> None:
-        self.agents: dict[str, AgentView] = {BOSS: AgentView(BOSS, "", "the boss of the organisation")}
+        boss = AgentView(BOSS, "", "the boss of the organisation")
+        self.agents: dict[str, AgentView] = {BOSS: boss}
+        self.states: Counter[str] = Counter({boss.state: 1})
+        """How many agents are in each state."""
+        self.accepted = 0
+        """How many recruits' reports are accepted."""
+        self.calls = 0
+        self.input_tokens = 0
+        self.output_tokens = 0
         self.retries = 0
         self.bad_answers = 0
         self.judging = False
         """The boss has finished, and the checks are at work."""
+        self._by_urgency: dict[str, set[str]] = {name: set() for name in _URGENCY}
+        self._by_urgency[boss.urgency].add(BOSS)
+        self._speed = Speed()
         self._worked = 0.0
         self._begun = self._last = 0.0
 
@@ -112,9 +135,13 @@ class View:
             case "run_ended":
                 self.judging = False
             case "recruited":
-                lead = str(data["lead"])
-                self.agents[event.agent] = AgentView(event.agent, lead, str(data["role"]))
-                self.agents[lead].members.append(event.agent)
+                self._recruit(event.agent, str(data["lead"]), str(data["role"]))
+                self._speed.recruited(event.time)
+            case "thought":
+                self.calls += 1
+                self.input_tokens += int(data["input_tokens"])
+                self.output_tokens += int(data["output_tokens"])
+                self._speed.called(event.time, int(data["output_tokens"]))
             case "retry":
                 self.retries += 1
             case "bad_answer":
@@ -124,8 +151,39 @@ class View:
             case _:
                 pass
         self._last = event.time
-        if event.agent in self.agents:
-            self._apply(self.agents[event.agent], event)
+        if agent := self.agents.get(event.agent):
+            before = agent.state, agent.urgency, agent.is_over, agent.accepted
+            self._apply(agent, event)
+            self._moved(agent, *before, event.time)
+
+    def _recruit(self, name: str, lead: str, role: str) -> None:
+        place = self.agents[lead].place[0] + 1, len(self.agents)
+        agent = self.agents[name] = AgentView(name, lead, role, place=place)
+        self.agents[lead].members.append(name)
+        self.states[agent.state] += 1
+        self._by_urgency[agent.urgency].add(name)
+        for above in self._above(agent):
+            above.below += 1
+
+    def _moved(self, agent: AgentView, state: str, urgency: str, is_over: bool, accepted: bool, time: float) -> None:
+        """Count what an event has changed in an agent that was so before it."""
+        self.states[state] -= 1
+        self.states[agent.state] += 1
+        if urgency != agent.urgency:
+            self._by_urgency[urgency].remove(agent.name)
+            self._by_urgency[agent.urgency].add(agent.name)
+        if more := agent.is_over - is_over:
+            for above in self._above(agent):
+                above.over_below += more
+        if agent.lead and (more := agent.accepted - accepted):
+            self.accepted += more
+            if more > 0:
+                self._speed.accepted(time)
+
+    def _above(self, agent: AgentView) -> Iterator[AgentView]:
+        while agent.lead:
+            agent = self.agents[agent.lead]
+            yield agent
 
     def _apply(self, agent: AgentView, event: Event) -> None:
         data = event.data
@@ -137,9 +195,15 @@ class View:
                 agent.input_tokens += int(data["input_tokens"])
                 agent.output_tokens += int(data["output_tokens"])
                 agent.state, agent.note = "acting", ", ".join(data["calls"]) or str(data["text"])
+            case "tool_started":
+                agent.note = str(data["tool"])
             case "tool":
                 if not data["ok"]:
                     agent.note = f"{data['tool']}: {data['result']}"
+            case "sent_back":
+                agent.note, agent.accepted = f"sent back: {'; '.join(data['missing'])}", False
+                if data["by"]:
+                    agent.state = "waiting"
             case "waiting":
                 # One that has reported waits only for rework.
                 if agent.state not in _ENDED:
@@ -151,16 +215,17 @@ class View:
             case "retry":
                 agent.note = f"retry: {data['reason']}"
             case "reported":
-                agent.state = "incomplete" if data["missing"] else "reported"
+                agent.accepted = not data["missing"]
+                agent.state = "reported" if agent.accepted else "incomplete"
                 agent.note = str(data["summary"])
             case "withdrawn":
-                agent.state, agent.note = "incomplete", str(data["why"])
+                agent.state, agent.note, agent.accepted = "incomplete", str(data["why"]), False
             case "accepted" if agent.state == "incomplete":
-                agent.state, agent.note = "reported", ""
+                agent.state, agent.note, agent.accepted = "reported", "", True
             case "failed" if "tool" in data:
                 agent.note = f"{data['tool']}: {data['error']}"
             case "failed":
-                agent.state, agent.note = "failed", str(data.get("error", ""))
+                agent.state, agent.note, agent.accepted = "failed", str(data.get("error", "")), False
             case "closed":
                 if agent.state not in ("incomplete", "failed"):
                     agent.state = "done"
@@ -173,13 +238,18 @@ class View:
             if agent in self.agents:
                 self.agents[agent].files.append(path)
 
-    @property
-    def calls(self) -> int:
-        return sum(agent.calls for agent in self.agents.values())
+    def by_urgency(self) -> Iterator[AgentView]:
+        """The agents, those first that a person wants to see first; of those whose work is over, leads before members.
+
+        Beyond that the order is that of recruitment, so that a picture does not jump.
+        """
+        for urgency in _URGENCY:
+            agents = (self.agents[name] for name in self._by_urgency[urgency])
+            yield from sorted(agents, key=lambda a: a.place if urgency == "over" else a.place[1:])
 
     @property
     def asking(self) -> bool:
-        return any(agent.state == "asking" for agent in self.agents.values())
+        return self.states["asking"] > 0
 
     def seconds(self, now: float | None = None) -> float:
         """Seconds the run has worked, over all its processes: up to its last event, or up to `now`."""
@@ -187,85 +257,36 @@ class View:
 
     def totals(self, seconds: float) -> str:
         """One line: agents, calls, tokens, what went wrong on the way, and the seconds it took."""
-        agents = self.agents.values()
+        return " · ".join(self.parts(seconds))
+
+    def parts(self, seconds: float) -> list[str]:
+        """The parts of `totals`."""
         parts = [
-            _many(len(agents), "agent"),
-            _many(self.calls, "call"),
-            f"{sum(a.input_tokens for a in agents):,} tokens in",
-            f"{sum(a.output_tokens for a in agents):,} out",
+            many(len(self.agents), "agent"),
+            many(self.calls, "call"),
+            f"{self.input_tokens:,} tokens in",
+            f"{self.output_tokens:,} out",
         ]
         if self.retries:
             parts.append("1 retry" if self.retries == 1 else f"{self.retries} retries")
         if self.bad_answers:
-            parts.append(_many(self.bad_answers, "bad answer"))
-        return " · ".join([*parts, clock(seconds)])
+            parts.append(many(self.bad_answers, "bad answer"))
+        return [*parts, clock(seconds)]
 
-    def tree(self, width: int = 100, most: int = 1000) -> Tree:
-        """The agents as a tree. Of more than `most`, finished branches are folded away first."""
-        shown = self._shown(most)
-        root = Tree(self._line(self.agents[BOSS], width, 0), guide_style="dim")
-        self._grow(root, BOSS, shown, width, 1)
-        return root
-
-    def _grow(self, branch: Tree, name: str, shown: set[str], width: int, depth: int) -> None:
-        members = self.agents[name].members
-        for member in members:
-            if member in shown:
-                child = branch.add(self._line(self.agents[member], width, depth))
-                self._grow(child, member, shown, width, depth + 1)
-        hidden = [m for member in members if member not in shown for m in self._below(member)]
-        if hidden:
-            over = sum(self.agents[m].state in ("reported", "done") for m in hidden)
-            branch.add(Text(f"… {len(hidden)} more, {over} of them done", style="dim"))
-
-    def _below(self, name: str) -> Iterator[str]:
-        yield name
-        for member in self.agents[name].members:
-            yield from self._below(member)
-
-    def _shown(self, most: int) -> set[str]:
-        if len(self.agents) <= most:
-            return set(self.agents)
-        rank = {"asking": 0, "failed": 0, "incomplete": 1, "thinking": 2, "acting": 2, "waiting": 3}
-        shown: set[str] = {BOSS}
-        folds = {BOSS}
-        # Each agent takes a line, and so does each lead that hides some of its members.
-        for agent in sorted(self.agents.values(), key=lambda a: rank.get(a.state, 4)):
-            path, name = set(), agent.name
-            while name and name not in shown:
-                path.add(name)
-                name = self.agents[name].lead
-            new_folds = folds | {p for p in path if self.agents[p].members}
-            if len(shown | path) + len(new_folds) > most:
-                continue
-            shown |= path
-            folds = {name for name in new_folds if not shown.issuperset(self.agents[name].members)}
-        return shown
-
-    def _line(self, agent: AgentView, width: int, depth: int) -> Text:
-        mark, style = _MARKS[agent.state]
-        role = one_line(agent.role, max(20, width // 3))
-        line = Text.assemble((f"{mark} ", style), (agent.name, "bold"), (f"  {role}", "dim"))
-        if agent.calls:
-            line.append(f"  {_many(agent.calls, 'call')}", style="dim")
-            if width >= _WIDE:
-                line.append(f", {agent.input_tokens:,} tokens in, {agent.output_tokens:,} out", style="dim")
-        if agent.files:
-            line.append(f"  {_many(len(agent.files), 'file')}", style="dim")
-        note = Text(one_line(agent.note), style=style)
-        room = width - 4 * depth - line.cell_len - 3
-        if note and room > 12:
-            note.truncate(room, overflow="ellipsis")
-            line.append("  ").append_text(note)
-        line.no_wrap, line.overflow = True, "ellipsis"
-        return line
+    def pace(self, now: float, *, tokens: bool = True) -> list[str]:
+        """How fast calls and tokens come, and how long it will take if it goes on so; what is not known is left out."""
+        left = sum(number for state, number in self.states.items() if state not in _ENDED)
+        left -= self.agents[BOSS].state not in _ENDED
+        rest = None if self.asking or self.judging else self._speed.rest(left, now, self._begun)
+        words = [f"{clock(rest)} to go if nobody else is recruited"] if rest is not None else []
+        return [*self._speed.words(now, self._begun, tokens=tokens), *words]
 
 
 def plain_line(event: Event) -> str | None:
     """An event as a line of a log; None for those that say little."""
     data, who = event.data, event.agent or "run"
     match event.kind:
-        case "thinking" | "closed":
+        case "thinking" | "closed" | "tool_started" | "file" | "token":
             return None
         case "thought":
             what = f"→ {', '.join(data['calls'])}" if data["calls"] else f"says: {data['text']}"
@@ -283,6 +304,11 @@ def plain_line(event: Event) -> str | None:
             what = f"retry in {data['delay']} s: {data['reason']}"
         case "run_started" | "run_resumed":
             what = f"{event.kind[4:]}: {data.get('note') or data.get('model', '')}"
+        case "accepted":
+            found = ", ".join(item["check"] for item in data["evidence"])
+            what = "; ".join(filter(None, ("accepted", data["why"], found)))
+        case "sent_back":
+            what = f"sent back{data['by'] and ' by '}{data['by']}: {'; '.join(data['missing'])}"
         case "run_ended":
             what = "ended: " + ("all is well" if data["passed"] else "not all is well")
         case "reported" | "reminded" | "sent_back":
@@ -295,5 +321,6 @@ def plain_line(event: Event) -> str | None:
     return f"{time.strftime('%H:%M:%S', time.localtime(event.time))} {who}  {one_line(what)}"
 
 
-def _many(number: int, thing: str) -> str:
+def many(number: int, thing: str) -> str:
+    """Such as `1 call` or `1,200 calls`."""
     return f"{number:,} {thing}{'' if number == 1 else 's'}"

@@ -154,6 +154,8 @@ class ModelServer:
     hang: float = 30.0
     """Seconds that a `timeout` holds the connection."""
     max_in_flight: int | None = None
+    streams: bool = True
+    """Whether answers can be had piece by piece; without, to ask for it is refused."""
     """While so many calls are worked on, every further one gets a 429."""
     key: str | None = None
     """With one, calls with another key get a 401."""
@@ -274,6 +276,8 @@ class ModelServer:
             return self._refuse(ex, 400, f"The request cannot be read: {e!r}", "invalid_request")
         if self.models and ex.body.get("model") not in self.models:
             return self._refuse(ex, 404, f"No model `{ex.body.get('model')}` here.", "model_not_found")
+        if ex.body.get("stream") and not self.streams:
+            return self._refuse(ex, 400, "Streaming is not supported.", "unsupported")
         try:
             ex.agent = read_brief(messages).name
             ex.turn = sum(isinstance(m, AIMessage) and not _spoilt(m) for m in messages)

@@ -95,7 +95,7 @@ def test_a_placeholder_is_not_accepted_and_its_author_is_told_once(tmp_path: Pat
     assert "it is a placeholder: nothing is in it but “TODO: write this”" in told[0]
     assert found(result, "writer") == [("writer/2/0/0", "guide.md", False), ("writer/4/0/0", "guide.md", True)]
     [sent_back] = [e.data["evidence"] for e in events if e.kind == "sent_back"]
-    [accepted] = [e.data["evidence"] for e in events if e.kind == "reported" and e.agent == "writer"]
+    [accepted] = [e.data["evidence"] for e in events if e.kind == "accepted" and e.agent == "writer"]
     assert [item["passed"] for item in (*sent_back, *accepted)] == [False, True]
 
 
@@ -309,6 +309,7 @@ def test_a_lead_cannot_hand_in_over_a_file_that_was_spoilt_and_whoever_mends_it(
     result, events = play(tmp_path, {"boss": boss, "coder": one(write_file("engine.py", ENGINE), finish("Done."))})
     assert result.passed
     assert [e.kind for e in events if e.agent == "coder" and e.kind in ("withdrawn", "accepted")] == [
+        "accepted",
         "withdrawn",
         "accepted",
     ]

@@ -432,7 +432,7 @@ def test_the_picture_moves_while_nothing_happens(mg: Program, tmp_path: Path) ->
     seconds = [int(s) for s in re.findall(r"out · (\d+) s", text)]
     assert seconds == sorted(seconds)
     assert {0, 1, 2} <= set(seconds)
-    assert len(seconds) >= 10, "some 8 pictures a second, and 4 on a busy machine"
+    assert len(seconds) >= 6, "some 4 pictures a second, and fewer on a busy machine"
     assert "✓ boss" in text
 
 

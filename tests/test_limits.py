@@ -364,7 +364,7 @@ def test_a_pause_does_not_wait_for_those_who_wait_for_their_turn(tmp_path: Path)
 
 def test_the_boss_is_told_once_that_a_limit_is_near(tmp_path: Path) -> None:
     def told(run: Run) -> list[str]:
-        return [str(event.data["why"]) for event in run.events() if event.kind == "limit"]
+        return [str(event.data["why"]) for event in run.events() if event.kind == "limit" and not event.data["reached"]]
 
     heard: list[str] = []
 

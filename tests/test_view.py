@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from megagraph.events import Event, EventKind
+from megagraph.outline import bar, foot, tree
 from megagraph.view import View, clean, clock, one_line, plain_line
 
 THOUGHT: dict[str, Any] = {
@@ -47,7 +48,7 @@ class Told:
 def drawn(view: View, width: int = 80, most: int = 1000) -> list[str]:
     console = Console(width=width, markup=False, emoji=False, highlight=False)
     with console.capture() as capture:
-        console.print(view.tree(width, most))
+        console.print(tree(view, width, most))
     return capture.get().splitlines()
 
 
@@ -115,8 +116,59 @@ def test_a_large_organisation_is_folded_and_what_matters_stays(most: int) -> Non
     assert len(lines) <= most
     assert any("m7_3" in line for line in lines) or most < 5
     hidden = sum(int(line.split("… ")[1].split(" more")[0]) for line in lines if "… " in line and " more" in line)
-    shown = sum(" more, " not in line for line in lines)
+    shown = sum("worker" in line or "boss" in line for line in lines)
     assert hidden + shown == 1 + 12 + 144
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_six_hundred_agents_on_a_screen(width: int) -> None:
+    told = Told()("run_started", model="m", rehearsal=False, note="").recruit("boss", *(f"lead{i}" for i in range(66)))
+    for i in range(66):
+        told.recruit(f"lead{i}", *(f"m{i}_{j}" for j in range(8)))
+    for name in (f"m{i}_{j}" for i in range(60) for j in range(8)):
+        told("thinking", name, 0.1, step=1)("thought", name, 0.1, **THOUGHT)
+        told("reported", name, 0.1, summary="done", missing=[])("accepted", name, 0, evidence=[])
+    told("waiting", "m61_1", why="waits for the report of m61_0")("failed", "m65_7", error="broken")
+    view = told.view()
+    lines = drawn(view, width, 22)
+    assert len(lines) == 22
+    assert max(map(len, lines)) <= width
+    assert any("✗ m65_7" in line and "broken" in line for line in lines)
+    said = foot(view, told.time, width).plain.splitlines()
+    assert said[0] == f"{bar(480 / 594)} 480 of 594 accepted · 114 waiting · 1 failed"
+    assert len(said) <= 3 and max(map(len, said)) < width
+    assert "calls/s" in said[1]
+    assert ("tokens/s" in said[1]) == (width == 200)
+
+
+def test_the_counts_follow_every_change() -> None:
+    told = Told().recruit("boss", "a", "b").recruit("a", "c")
+    told("reported", "c", summary="", missing=[])("accepted", "c", evidence=["the file x is there"])
+    view = told.view()
+    assert (view.accepted, view.agents["boss"].below, view.agents["boss"].over_below) == (1, 3, 1)
+    told("sent_back", "c", by="a", missing=["no"], evidence=[])
+    view = told.view()
+    assert (view.accepted, view.agents["a"].over_below, view.agents["c"].state) == (0, 0, "waiting")
+    told("thinking", "c", step=2)("failed", "c", error="x")("closed", "c")("closed", "b")
+    view = told.view()
+    assert (view.states["failed"], view.states["done"], view.agents["boss"].over_below) == (1, 1, 1)
+    assert sum(view.states.values()) == len(view.agents)
+
+
+def test_the_rest_is_told_only_where_it_is_known() -> None:
+    def rest(told: Told) -> bool:
+        return any("to go" in word for word in told.view().pace(told.time))
+
+    told = Told()("run_started", model="m", rehearsal=False, note="").recruit("boss", *(f"m{i}" for i in range(40)))
+    for i in range(20):
+        told("reported", f"m{i}", summary="", missing=[])("accepted", f"m{i}", evidence=[])
+        if i < 10:
+            assert not rest(told), "it has grown of late"
+    assert rest(told)
+    asking = Told()
+    asking.events, asking.time = list(told.events), told.time
+    assert not rest(asking("asking", "m30", id="x", question="?")), "a person's time is not known"
+    assert not rest(told.recruit("boss", "late")), "the organisation grows"
 
 
 @pytest.mark.parametrize("width", [30, 80, 200])
