@@ -87,6 +87,7 @@ class Mailroom:
         self._notify = notify
         self._on_change = on_change or (lambda agent, state, why: None)
         self._parked = False
+        self._ever_asked = False
         self.gather_seconds = GATHER_SECONDS
 
     # --- filling -----------------------------------------------------------------------------------------
@@ -199,6 +200,7 @@ class Mailroom:
         if self._parked:
             return "park"
         place.state = "asking"
+        self._ever_asked = True
         self._on_change(name, "asking", self.why(name))
         return await self._sleep(place)
 
@@ -408,7 +410,7 @@ class Mailroom:
                 break
             # It waits for an answer from above, with good reason: whether that can come is seen from there.
             lead = self.places[lead].spec.lead
-        if self.asking and not any(map(self._moves, self.places.values())):
+        if self._ever_asked and self.asking and not any(map(self._moves, self.places.values())):
             self.park()
 
     def _moves(self, place: Place) -> bool:

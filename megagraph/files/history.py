@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import takewhile
 
 import pygit2
 
@@ -86,20 +88,6 @@ def changed_paths(commit: pygit2.Commit) -> tuple[str, ...]:
     return tuple(sorted({delta.new_file.path for delta in diff.deltas}))
 
 
-def writers_between(head: pygit2.Commit, base: str, path: str) -> tuple[str, ...]:
-    """The agents that changed `path` after the commit `base`, the last one first."""
-    agents: dict[str, None] = {}
-    here = file_id(head.tree, path)
-    for commit, parent in _pairs(head):
-        if str(commit.id) == base:
-            break
-        before = file_id(parent.tree, path)
-        if before != here:
-            agents[commit.author.name] = None
-        here = before
-    return tuple(agents)
-
-
 def changes_of(head: pygit2.Commit, path: str | None) -> Iterator[Change]:
     """The commits, the newest first; those that changed `path`, if one is given."""
     for commit, parent in _pairs(head):
@@ -128,8 +116,10 @@ class History:
         self._effects: dict[str, str] = {}
         self._was: dict[str, str] = {}
         self._growing = threading.Lock()
-        self._agents: dict[str, str] = {}
-        self._agents_at = ""
+        self._changes: dict[str, list[tuple[int, str]]] = {}
+        """For each path, where in the history it was changed, and by whom."""
+        self._counted = ""
+        """The commit up to which changes are counted."""
         self._counting = threading.Lock()
 
     def catch_up(self, head: pygit2.Commit) -> None:
@@ -148,11 +138,15 @@ class History:
             for commit_id, trailers in read:
                 self._add(commit_id, trailers.get("Effect", ""), trailers.get("Was", "").split())
 
-    def grow(self, parent: str, commit: str, effect: str) -> None:
+    def grow(self, parent: str, commit: str, author: Author, paths: Iterable[str]) -> None:
         """Add a commit that this process made, which saves reading it back."""
         with self._growing:
-            if parent in self._position and len(self._position) == self._position[parent] + 1:
-                self._add(commit, effect)
+            if parent not in self._position or len(self._position) != self._position[parent] + 1:
+                return
+            self._add(commit, author.effect)
+        with self._counting:
+            if self._counted == parent:
+                self._count(commit, author.agent, paths)
 
     def effect(self, effect: str) -> str | None:
         """The commit in which `effect` was done."""
@@ -185,20 +179,37 @@ class History:
         return self._position.get(self._was.get(version, version))
 
     def last_agents(self, head: pygit2.Commit) -> Mapping[str, str]:
-        """For each path, the agent that changed it last. Every commit is compared once per process."""
+        """For each path, the agent that changed it last."""
+        with self._counted_up_to(head):
+            return {path: changes[-1][1] for path, changes in self._changes.items()}
+
+    def writers(self, head: pygit2.Commit, base: str, path: str) -> tuple[str, ...]:
+        """The agents that changed `path` after the commit `base`, the last one first."""
+        with self._counted_up_to(head):
+            since = self._position[base]
+            changes = reversed(self._changes.get(path, ()))
+            return tuple(dict.fromkeys(agent for _, agent in takewhile(lambda change: change[0] > since, changes)))
+
+    @contextmanager
+    def _counted_up_to(self, head: pygit2.Commit) -> Iterator[None]:
+        """Every commit is compared once per process, and those that it made itself not even once."""
         self.catch_up(head)
         with self._counting:
-            if self._position[str(head.id)] <= self._position.get(self._agents_at, -1):
-                return dict(self._agents)
-            new: list[pygit2.Commit] = []
-            for commit, _ in _pairs(head):
-                if str(commit.id) == self._agents_at:
-                    break
-                new.append(commit)
-            for commit in reversed(new):
-                self._agents |= dict.fromkeys(changed_paths(commit), commit.author.name)
-            self._agents_at = str(head.id)
-            return dict(self._agents)
+            if self._position[str(head.id)] > self._position.get(self._counted, -1):
+                new: list[pygit2.Commit] = []
+                for commit, _ in _pairs(head):
+                    if str(commit.id) == self._counted:
+                        break
+                    new.append(commit)
+                for commit in reversed(new):
+                    self._count(str(commit.id), commit.author.name, changed_paths(commit))
+                self._counted = str(head.id)
+            yield
+
+    def _count(self, commit: str, agent: str, paths: Iterable[str]) -> None:
+        for path in paths:
+            self._changes.setdefault(path, []).append((self._position[commit], agent))
+        self._counted = commit
 
     def _add(self, commit: str, effect: str, was: Sequence[str] = ()) -> None:
         if commit not in self._position:

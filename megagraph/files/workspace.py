@@ -15,7 +15,7 @@ import pygit2
 from megagraph.errors import ToolError, UsageError
 from megagraph.files.diffs import FileDiff, between, made_by
 from megagraph.files.folders import export_to_folder, fill_folder, read_folder
-from megagraph.files.history import Author, Change, History, change_of, changes_of, message_of, writers_between
+from megagraph.files.history import Author, Change, History, change_of, changes_of, message_of
 from megagraph.files.merging import Clash, Conflict, as_text, merge_file
 from megagraph.files.packing import pack
 from megagraph.files.paths import legal_path, matches
@@ -168,7 +168,7 @@ class Workspace:
         def plan(tip: _Tip) -> _Plan:
             content = blob_data(self._repo, self._existing(tip.tree, path))
             blob = self._blob(path, _replaced(path, content, _encoded(old), _encoded(new)))
-            others = writers_between(tip.commit, seen, path) if seen else ()
+            others = self._history.writers(tip.commit, seen, path) if seen else ()
             return _Plan({path: blob}, tuple(agent for agent in others if agent != author.agent))
 
         return self._written(path, f"edit {path}", author, plan)
@@ -343,7 +343,7 @@ class Workspace:
                 message = message_of(author, subject, planned.merged_over)
                 made = self._writer.create_commit(None, signature, signature, message, tree, [commit.id])
                 if self._ref.advance(commit.id, made):
-                    self._history.grow(tip.version, str(made), author.effect)
+                    self._history.grow(tip.version, str(made), author, files)
                     return Proposal(str(made), tuple(sorted(files)), planned.merged_over)
 
     def _merge(self, tip: _Tip, seen: str | None, wanted: Mapping[str, pygit2.Oid | None], author: Author) -> _Plan:
@@ -373,7 +373,7 @@ class Workspace:
 
     def _others(self, tip: _Tip, seen: str | None, path: str) -> tuple[str, ...]:
         if seen:
-            return writers_between(tip.commit, seen, path)
+            return self._history.writers(tip.commit, seen, path)
         last = self._history.last_agents(tip.commit).get(path)
         return (last,) if last else ()
 
