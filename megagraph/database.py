@@ -51,7 +51,10 @@ class Database:
         """Transactions committed so far by this object."""
         self.statements = 0
         """Statements written so far by this object."""
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
+        self._gathered: list[_Job] = []
+        self._gatherer: asyncio.AbstractEventLoop | None = None
+        self._gathering = threading.Lock()
         self._writer = connect(path)
         self.reader = connect(path)
         self.read_lock = threading.Lock()
@@ -69,12 +72,12 @@ class Database:
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
-        self._put(_Job(statements, future, loop))
+        self._put(_Job(statements, future, loop), loop)
         await future
 
     def post(self, *statements: Statement) -> None:
         """Write without waiting. It is durable no later than anything written after it, which fails if this does."""
-        self._put(_Job(statements, None))
+        self._put(_Job(statements, None), _running_loop())
 
     def write_sync(self, *statements: Statement) -> None:
         """`write` for callers without an event loop."""
@@ -97,6 +100,7 @@ class Database:
         if self._closed:
             return
         self._closed = True
+        self._hand_over()
         self._jobs.put(None)
         self._thread.join()
         self._writer.close()
@@ -105,24 +109,47 @@ class Database:
         if self._lost is not None and not self._told:
             raise self._lost
 
-    def _put(self, job: _Job) -> None:
+    def _put(self, job: _Job, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """Hand a job over, from an event loop with all others of its round: waking the writer has its price."""
         if self._closed:
             raise HomeError(f"the database {self.path} is closed")
-        self._jobs.put(job)
+        with self._gathering:
+            first = not self._gathered
+            self._gathered.append(job)
+            if first:
+                self._gatherer = loop
+            elif self._gatherer is not loop:
+                # Nobody waits for another loop's next round, which may never come.
+                loop = None
+        if loop is None:
+            self._hand_over()
+        elif first:
+            loop.call_soon(self._hand_over)
+
+    def _hand_over(self) -> None:
+        # In the lock, so that what was gathered first comes first.
+        with self._gathering:
+            if self._gathered:
+                self._jobs.put(self._gathered)
+                self._gathered = []
 
     def _work(self) -> None:
-        while True:
-            batch = [self._jobs.get()]
-            while len(batch) < _BATCH:
+        jobs: list[_Job] = []
+        ended = False
+        while not ended:
+            batch = self._jobs.get()
+            while batch is not None:
+                jobs += batch
+                if len(jobs) >= _BATCH:
+                    break
                 try:
-                    batch.append(self._jobs.get_nowait())
+                    batch = self._jobs.get_nowait()
                 except queue.Empty:
                     break
-            jobs = [job for job in batch if job is not None]
+            ended = batch is None
             if jobs:
                 self._commit(jobs)
-            if len(jobs) < len(batch):
-                return
+            jobs = []
 
     def _commit(self, jobs: list[_Job]) -> None:
         error = self._transaction(jobs)
@@ -171,6 +198,13 @@ class Database:
                     "What was written before is kept; mend what is wrong there, then resume the run.",
                 )
         _resolve_all(jobs, error)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def connect(path: Path) -> sqlite3.Connection:

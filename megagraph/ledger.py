@@ -19,6 +19,7 @@ from megagraph.database import Database, Statement
 from megagraph.events import Event, EventKind
 from megagraph.limits import Use
 from megagraph.specs import AgentSpec, Evidence, Letter, LetterKind, Report
+from megagraph.text import to_json
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Ledger:
                 spec.role,
                 spec.depth,
                 spec.wave,
-                json.dumps(spec.dump(), ensure_ascii=False),
+                to_json(spec.dump()).decode(),
                 effect,
                 time.time(),
             ),
@@ -80,7 +81,7 @@ class Ledger:
     def reported(self, name: str, report: Report) -> Statement:
         return (
             "UPDATE agents SET report = ?, reported = ? WHERE run = ? AND name = ?",
-            (json.dumps(report.dump(), ensure_ascii=False), time.time(), self.run, name),
+            (to_json(report.dump()).decode(), time.time(), self.run, name),
         )
 
     def closed(self, names: Sequence[str]) -> list[Statement]:
@@ -139,9 +140,9 @@ class Ledger:
                 seconds,
                 model,
                 request,
-                json.dumps(row.heard, ensure_ascii=False),
-                json.dumps(row.letters),
-                json.dumps(dump_answer(row.answer), ensure_ascii=False),
+                to_json(row.heard).decode(),
+                to_json(row.letters).decode(),
+                to_json(dump_answer(row.answer)).decode(),
                 usage["input_tokens"] if usage else 0,
                 usage["output_tokens"] if usage else 0,
                 details.get("cache_read", 0),
@@ -184,12 +185,12 @@ class Ledger:
                 row.step,
                 row.index,
                 row.tool,
-                json.dumps(args, ensure_ascii=False, default=str),
+                to_json(args).decode(),
                 started,
                 seconds,
                 int(row.ok),
                 row.result,
-                json.dumps(row.effects, ensure_ascii=False),
+                to_json(row.effects).decode(),
                 version,
             ),
         )
@@ -390,7 +391,7 @@ class Ledger:
                 event.time,
                 event.kind,
                 event.agent,
-                json.dumps(event.data, ensure_ascii=False, default=str),
+                to_json(event.data).decode(),
             ),
         )
 

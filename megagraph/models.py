@@ -7,14 +7,15 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, Protocol
 from urllib.parse import parse_qsl
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables import RunnableBinding, RunnableConfig
 
 from megagraph.answers import fit, well_formed
 from megagraph.errors import ModelError, UsageError
@@ -198,9 +199,16 @@ class Model:
     def __init__(self, choice: ModelChoice, tools: Sequence[dict[str, Any]]) -> None:
         self.choice = choice
         self._chat = choice.make()
-        self._bound: _Bound = (
-            JsonTools(self._chat, tools) if choice.tools == "json" else self._chat.bind_tools(list(tools))
-        )
+        self._bound: _Bound
+        self._direct: Callable[..., Awaitable[AIMessage]] | None = None
+        """Asks the model without LangChain's detour, where it knows how."""
+        if choice.tools == "json":
+            self._bound = JsonTools(self._chat, tools)
+        else:
+            self._bound = bound = self._chat.bind_tools(list(tools))
+            direct = getattr(self._chat, "answer_directly", None)
+            if direct is not None and isinstance(bound, RunnableBinding):
+                self._direct = partial(direct, **bound.kwargs)
         key = choice.provider if choice.provider is not None else object()
         start = START if choice.provider is not None else MOST
         self.gate = gate_to(key, choice.base_url or choice.label, choice.rates, start)
@@ -242,7 +250,10 @@ class Model:
         estimate = said + self._overhead if self.choice.rates.tpm else 0
         ticket = await self._line.enter(asker.rank, asker.team, estimate)
         try:
-            message = await self._bound.ainvoke(messages, config)
+            if config is None and self._direct is not None:
+                message = await self._direct(messages)
+            else:
+                message = await self._bound.ainvoke(messages, config)
         except Exception as error:
             fault = explain(error)
             if fault.kind in ("refused", "timeout"):

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun
-from langchain_core.messages import AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatResult
 from langchain_openai import ChatOpenAI
 from pydantic import PrivateAttr, SecretStr
 
 from megagraph.faults import asked_to_wait
+from megagraph.text import from_json, to_json
 from megagraph.tracing import wants_tokens
 from megagraph.wire import Pieces, WireError, read_events
 
@@ -36,6 +37,14 @@ class LeanChatOpenAI(ChatOpenAI):
     _session: aiohttp.ClientSession | None = PrivateAttr(default=None)
     _streams: bool = PrivateAttr(default=True)
     """Whether the server has not refused to stream yet."""
+
+    async def answer_directly(self, messages: Sequence[BaseMessage], **kwargs: Any) -> AIMessage:
+        """`ainvoke` for where nobody listens: it spares LangChain a third of what a call costs the processor."""
+        generation = (await self._agenerate(list(messages), **kwargs)).generations[0]
+        message = generation.message
+        assert isinstance(message, AIMessage)
+        message.response_metadata = {**(generation.generation_info or {}), **message.response_metadata}
+        return message
 
     async def _agenerate(
         self,
@@ -69,7 +78,7 @@ class LeanChatOpenAI(ChatOpenAI):
 
     async def _post(self, body: dict[str, Any]) -> dict[str, Any]:
         async with self._request(body) as response:
-            answer: dict[str, Any] = json.loads(await response.read())
+            answer: dict[str, Any] = from_json(await response.read())
             return answer
 
     async def _told(self, body: dict[str, Any], run_manager: AsyncCallbackManagerForLLMRun) -> dict[str, Any] | None:
@@ -102,9 +111,7 @@ class LeanChatOpenAI(ChatOpenAI):
     @asynccontextmanager
     async def _request(self, body: dict[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
         url = (self.openai_api_base or _OFFICIAL).rstrip("/") + "/chat/completions"
-        # Half a surrogate pair, which a file or an answer may hold, is no UTF-8.
-        data = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
-        async with self._opened().post(url, data=data) as response:
+        async with self._opened().post(url, data=to_json(body)) as response:
             if response.status != 200:
                 raise _refusal(response, await response.read())
             yield response

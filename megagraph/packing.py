@@ -6,6 +6,7 @@ nothing to compress in it; with one, a third is left.
 
 from __future__ import annotations
 
+import sqlite3
 import zlib
 from pathlib import Path
 
@@ -29,6 +30,18 @@ def pack(data: bytes) -> bytes:
     compressor = _READY.copy()
     packed = compressor.compress(data) + compressor.flush()
     return _PACKED + packed if len(packed) < len(data) else _PLAIN + data
+
+
+class Packed:
+    """A blob to be packed when SQLite takes it: in the thread that writes, beside the event loop."""
+
+    __slots__ = ("_data",)
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def __conform__(self, protocol: type) -> bytes | None:
+        return pack(self._data) if protocol is sqlite3.PrepareProtocol else None
 
 
 def unpack(stored: bytes) -> bytes:

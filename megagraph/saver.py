@@ -34,7 +34,8 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from megagraph.database import Database, Statement
 from megagraph.errors import HomeError
-from megagraph.packing import pack, unpack
+from megagraph.packing import Packed, unpack
+from megagraph.text import to_json
 
 _NAMESPACE = "INSERT OR IGNORE INTO namespaces (thread_id, checkpoint_ns) VALUES (?, ?)"
 _CHECKPOINT = (
@@ -336,20 +337,19 @@ class Saver(BaseCheckpointSaver[int]):
         return by_channel
 
 
-def checkpoint_body(namespace: str, type_: str, blob: bytes, metadata: Mapping[str, Any]) -> bytes:
+def checkpoint_body(namespace: str, type_: str, blob: bytes, metadata: Mapping[str, Any]) -> Packed:
     """A checkpoint and its metadata as they are stored."""
     parents = metadata.get("parents")
     if isinstance(parents, Mapping) and list(parents) == _above(namespace):
         metadata = {**metadata, "parents": list(parents.values())}
-    described = json.dumps(metadata, ensure_ascii=False).encode("utf-8", "ignore")
-    return pack(ormsgpack.packb((type_, blob, described)))
+    return Packed(ormsgpack.packb((type_, blob, to_json(metadata))))
 
 
-def write_bodies(path: str, rows: Sequence[tuple[int, str, str, bytes]]) -> Iterator[tuple[int, bytes]]:
+def write_bodies(path: str, rows: Sequence[tuple[int, str, str, bytes]]) -> Iterator[tuple[int, Packed]]:
     """The writes of a task as they are stored: what is special, such as an interrupt, each for itself."""
     for together, group in groupby(rows, key=lambda row: row[0] >= 0):
         for part in [list(group)] if together else ([row] for row in group):
-            yield part[0][0], pack(ormsgpack.packb((path, part)))
+            yield part[0][0], Packed(ormsgpack.packb((path, part)))
 
 
 def deletion(thread: str) -> tuple[Statement, ...]:

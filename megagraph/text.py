@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
+
+import orjson
 
 _HALF = re.compile("[\ud800-\udfff]")
 
@@ -17,3 +20,19 @@ def whole(value: Any) -> Any:
     if isinstance(value, list):
         return [whole(item) for item in value]
     return value
+
+
+def to_json(value: Any) -> bytes:
+    """The value as JSON in UTF-8. What is none of JSON's types is written as text, half a surrogate pair as `?`."""
+    try:
+        return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS)
+    except (TypeError, ValueError):
+        return json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "replace")
+
+
+def from_json(data: bytes) -> Any:
+    """What JSON means, also where it holds half a surrogate pair. Raises `ValueError` where it is none."""
+    try:
+        return orjson.loads(data)
+    except ValueError:
+        return json.loads(data)
