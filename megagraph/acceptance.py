@@ -67,7 +67,7 @@ async def _inspect(
 ) -> tuple[list[str], tuple[Evidence, ...]]:
     there = set(await asyncio.to_thread(org.workspace.paths, version))
     missing, evidence = [], []
-    for number, check in enumerate(_checks(spec, artefacts)):
+    for number, check in enumerate(checks_on(spec, artefacts)):
         bench = bench_of(org, version, f"{id_}/{number}", spec.name)
         for verdict in await carry_out(check, bench):
             place = f"{id_}/{number}"
@@ -77,7 +77,7 @@ async def _inspect(
     return list(dict.fromkeys(missing)), tuple(evidence)
 
 
-def _checks(spec: AgentSpec, artefacts: Sequence[str]) -> list[Check]:
+def checks_on(spec: AgentSpec, artefacts: Sequence[str]) -> list[Check]:
     """What is promised or named must be there; a test report or review among it must be backed; and what is asked."""
     paths = dict.fromkeys(path.removeprefix("./") for path in (*spec.deliverables, *artefacts))
     asked = parse_checks(spec.checks)
@@ -149,7 +149,7 @@ def _old(org: Organisation, place: Place) -> bool:
 async def _changed(org: Organisation, place: Place) -> bool:
     report, spec = place.report, place.spec
     assert report is not None
-    paths = {path for check in _checks(spec, report.artefacts) for path in check.paths}
+    paths = {path for check in checks_on(spec, report.artefacts) for path in check.paths}
     if any(claim_of(path) for path in paths):
         paths |= set(subjects(org, spec.name))
     return bool(await asyncio.to_thread(org.workspace.changed, sorted(paths), report.version, org.version))

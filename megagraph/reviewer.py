@@ -102,8 +102,7 @@ def reviewer_schemas(texts: Mapping[str, ToolText]) -> list[dict[str, Any]]:
 
 async def review(org: Organisation, check: ReviewCheck, bench: Bench, *, id_: str, agent: str) -> Finding:
     """The verdict of a model on an agent's work. Raises what parks the run where it cannot be had now."""
-    name = f"{agent}.review.{id_.partition('/')[2].replace('/', '.')}.{bench.version[:12]}"
-    of = _Review(org, check, bench, agent, name)
+    of = _Review(org, check, bench, agent, _name_of(agent, id_, bench.version))
     try:
         return await _review(of)
     except (BranchStopped, ModelError) as error:
@@ -117,6 +116,17 @@ async def review(org: Organisation, check: ReviewCheck, bench: Bench, *, id_: st
         raise org.park() from error
     except Left as error:
         raise org.park() from error
+
+
+def _name_of(agent: str, id_: str, version: str) -> str:
+    """The name of a review's rows: whose work it looks at, what for, and the version."""
+    return f"{agent}.review.{id_.partition('/')[2].replace('/', '.')}.{version[:12]}"
+
+
+def occasion_of(name: str) -> str:
+    """What a review was for, as the ids of evidence say it, by the name of its rows."""
+    agent, _, *what, _ = name.split(".")
+    return "/".join((agent, *what))
 
 
 async def _review(of: _Review) -> Finding:

@@ -10,10 +10,12 @@ from megagraph.rehearsal import (
     Part,
     Script,
     Turn,
+    call,
     finish,
     list_files,
     read_file,
     recruit,
+    run_program,
     talk,
     update_todo,
     wait_for,
@@ -188,3 +190,88 @@ def letters_script() -> Script:
 
     parts = {"boss": boss, "maker": maker, "asker": asker, "one": writer, "two": two, "three": three}
     return Script({**parts, "checker": checker})
+
+
+def checked_script() -> Script:
+    """Checks, reviews, rework, a report that is withdrawn before anybody starts from it, and one that is withdrawn
+    before its lead hands in. Programs are run."""
+
+    def hire(name: str, **more: object) -> dict[str, object]:
+        return {"name": name, "role": f"the {name}", "instructions": f"be {name}", **more}
+
+    review = {"review": "It is not the first try.", "files": ["engine.py"]}
+    runs = {"run": ["engine.py"], "contains": "engine", "name": "it runs"}
+    names = ("coder", "spoiler", "user", "tester")
+
+    def boss(brief: Brief) -> Play:
+        heard = yield recruit(
+            hire("coder", deliverables=["engine.py"], checks=[runs, review]),
+            hire("spoiler", depends_on=["coder"]),
+            hire("user", depends_on=["coder", "spoiler"], checks=[{"file": "guide.md", "matches": "engine 2"}]),
+            hire("tester", depends_on=["coder", "spoiler"], deliverables=["test_report.md"]),
+        )
+        reports, mended = dict(reported(heard)), False
+        while not set(names) <= reports.keys():
+            if not mended and any("does not hold any more" in text for _, kind, text in heard.letters):
+                mended = True
+                heard = yield talk("coder", "again, please")
+            else:
+                heard = yield "I wait."
+            reports |= reported(heard)
+        heard = yield read_file("engine.py")
+        yield write_file("engine.py", contents(heard) + "# by the boss\n")
+        heard = yield finish("Over.", ["engine.py"])
+        if "not handed in" in heard.results[0]:
+            heard = yield talk("tester", "again, please")
+            while "tester" not in reported(heard):
+                heard = yield "I wait."
+            yield finish("Over.", ["engine.py"])
+
+    def coder(brief: Brief) -> Play:
+        yield write_file("engine.py", "print('engine 1')\n")
+        yield finish("Tried.")
+        yield write_file("engine.py", "print('engine 2')\n")
+        heard = yield finish("Made.")
+        while True:
+            if any(text.startswith("again") for _, _, text in heard.letters):
+                heard = yield read_file("engine.py")
+                yield write_file("engine.py", contents(heard) + "print('engine 2')\n")
+                heard = yield finish("Mended.")
+            else:
+                heard = yield "Noted."
+
+    def tester(brief: Brief) -> Play:
+        while True:
+            heard = yield run_program("engine.py")
+            yield write_file("test_report.md", "It was run, and printed engine 2.\n")
+            heard = yield finish("Tested.", ["test_report.md"])
+            while not any(text.startswith("again") for _, _, text in heard.letters):
+                heard = yield "Noted."
+
+    def user(brief: Brief) -> Play:
+        heard = yield read_file("engine.py")
+        yield write_file("guide.md", f"It is made so:\n{contents(heard)}")
+        yield finish("Used.", ["guide.md"])
+
+    def reviewer(brief: Brief) -> Play:
+        heard = yield read_file("engine.py")
+        passed = "engine 1" not in heard.results[0]
+        yield call("give_verdict", passed=passed, reason="as it says", evidence=["1/0"])
+
+    spoiler = one(write_file("engine.py", "# spoilt\nprint()\n"), finish("Spoilt."))
+    return Script(
+        {
+            "boss": boss,
+            "coder": coder,
+            "spoiler": spoiler,
+            "user": user,
+            "tester": tester,
+            "reviewer_of_coder": reviewer,
+            "reviewer_of_boss": reviewer,
+        }
+    )
+
+
+def contents(heard: Heard) -> str:
+    """What a file that was just read has in it."""
+    return heard.results[0].partition(":\n")[2].rstrip("\n") + "\n"

@@ -17,15 +17,23 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage
 
-from megagraph import MegaGraph, Run
+from megagraph import MegaGraph, ReviewCheck, Run
 from megagraph.branches.history import Step
 from megagraph.rehearsal import RehearsalModel, Script, read_brief
-from tests.scripts import deep_script, letters_script
+from tests.scripts import checked_script, deep_script, letters_script
 
 SAMPLE = int(os.environ.get("MEGAGRAPH_BRANCH_POINTS", "4"))
 """Branch points of each organisation; 0 for all there are."""
 
-SCRIPTS: dict[str, Callable[[], Script]] = {"deep": deep_script, "letters": letters_script}
+SCRIPTS: dict[str, Callable[[], Script]] = {
+    "deep": deep_script,
+    "letters": letters_script,
+    "checked": checked_script,
+}
+CHECKS = {"checked": [ReviewCheck(review="The engine runs.", files=("engine.py",))]}
+
+
+REVIEWER = "reviewer_of_"
 
 
 class Recorded(RehearsalModel):
@@ -45,7 +53,7 @@ class Recorded(RehearsalModel):
 def fingerprint(mega: MegaGraph, run: Run) -> str:
     """All rows of a run, and where its files stand."""
     digest = hashlib.sha256()
-    for table in ("runs", "agents", "calls", "tool_calls", "letters", "questions", "events"):
+    for table in ("runs", "agents", "calls", "tool_calls", "letters", "questions", "events", "evidence"):
         for row in mega.home.database.read(f"SELECT * FROM {table} WHERE run = ? ORDER BY rowid", (run.id,)):
             digest.update(repr(tuple(row)).encode())
     for table in ("checkpoints", "writes"):
@@ -59,7 +67,23 @@ def fingerprint(mega: MegaGraph, run: Run) -> str:
 
 
 def reports(run: Run) -> dict[str, Any]:
-    return {spec.name: (report and report.dump(), closed) for spec, report, closed in run.ledger.agents()}
+    """How everybody stood; in place of a version, which is each run's own, what it was of."""
+    found = {}
+    for spec, report, closed in run.ledger.agents():
+        about = [*spec.deliverables, *(report.artefacts if report else ())]
+        seen = {path: run.workspace.read(path, report.version).text for path in about if report and report.version}
+        found[spec.name] = (report and report.dump() | {"version": seen}, closed)
+    return found
+
+
+def findings(run: Run, *, again: bool) -> set[tuple[str, str, str, bool]]:
+    """(what for, whose work, check, whether it passed) of all evidence; what was examined again, or the rest."""
+    rows = [(item, item.id.split("/")) for item in run.outcome().evidence]
+    return {
+        (parts[0] if again else item.id, item.agent, item.check, item.passed)
+        for item, parts in rows
+        if (parts[2] == "again") == again
+    }
 
 
 def calls(mega: MegaGraph, run: Run) -> dict[tuple[str, int], str]:
@@ -75,10 +99,11 @@ def sample(steps: Sequence[Step]) -> list[Step]:
 def test_a_branch_without_a_change_comes_to_the_same_end(tmp_path: Path, name: str) -> None:
     async def work() -> None:
         model = Recorded(SCRIPTS[name]())
-        async with MegaGraph(model, home=tmp_path) as mega:
+        async with MegaGraph(model, home=tmp_path, unsafe_programs=True, checks=CHECKS.get(name, ())) as mega:
             run = await mega.start("Write the files.")
             assert (await run.result()).passed
             files, ends, made = dict(run.files), reports(run), calls(mega, run)
+            found, found_again = findings(run, again=False), findings(run, again=True)
             before = fingerprint(mega, run)
             steps = run.history()
             assert len(steps) > 40
@@ -95,9 +120,12 @@ def test_a_branch_without_a_change_comes_to_the_same_end(tmp_path: Path, name: s
                 assert (result.status, result.passed) == ("done", True), (step.address, result)
                 assert dict(again.files) == files, step.address
                 assert reports(again) == ends, step.address
-                asked = [(agent, turn) for agent, turn in model.log]
+                assert {what[1:] for what in findings(again, again=False)} == {what[1:] for what in found}, step.address
+                assert findings(again, again=True) <= found_again, step.address
+                reviewed = [agent.removeprefix(REVIEWER) for agent, _ in model.log if agent.startswith(REVIEWER)]
+                asked = [(agent, turn) for agent, turn in model.log if not agent.startswith(REVIEWER)]
                 assert not set(asked) & set(kept), f"{step.address}: a call before the cut was made again"
-                assert len(asked) == len(set(asked)) == result.calls - len(kept)
+                assert len(asked) == len(set(asked)) == result.calls - len(kept) - len(reviewed)
                 assert {agent for agent, _ in asked} <= {*plan.again, *plan.removed}
                 assert fingerprint(mega, run) == before, step.address
 

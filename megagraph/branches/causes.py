@@ -10,16 +10,19 @@ kept has learned anything from what is left out. Who learns from whom:
   edits, moves or deletes a file, or has a change merged, from the earlier changes of that file;
 - who finishes, or is told that its team stands still, learns how everybody below it stood;
 - who ended an agent's work did so in view of it; where its end is left out, it waits again;
+- whose work is accepted or sent back learns from the files that were looked at for that, and for a claim from what
+  others had done; who starts on a report, finishes, or is told of a withdrawn one, from what it was examined again for;
 - who was refused somebody, or given another name for a recruit, learns who was there.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from megagraph.branches.evidence import Did, Evidence, Sent
+from megagraph.branches.judging import Judging, named
 from megagraph.branches.moves import Move, owner_of
 from megagraph.files.paths import matches
 from megagraph.specs import BOSS
@@ -74,6 +77,7 @@ class Causes:
     def __init__(self, evidence: Evidence, outside: Outside | None = None) -> None:
         self.evidence = evidence
         self.outside = outside or Outside()
+        self.judging = Judging(evidence)
         self.cut = Cut()
         self.unmergeable: set[str] = set()
         """Effects whose changes of the files could not be made without others."""
@@ -146,8 +150,26 @@ class Causes:
         place = self.evidence.place_of_letter(letter)
         if place is not None:
             return self.keeps(*place)
-        # The system says again what still holds, unless it was read.
-        return letter.id in self._reads and self.keeps(*self._reads[letter.id])
+        if letter.id in self._reads and self.keeps(*self._reads[letter.id]):
+            return True
+        # The system says again what still holds, but not that an acceptance was withdrawn where that is kept.
+        about = letter.withdrawal
+        return about is not None and self.undisturbed(self.evidence.revised.get(about, letter.sent))
+
+    def judged(self, id_: str, time: float) -> bool:
+        """Whether what a check found is kept, by its id and time. A judgement that is not kept is come to anew."""
+        agent, step, what = id_.split("/")[:3]
+        if agent in self.cut.removed:
+            return False
+        if place := self.evidence.place_of_occasion(id_):
+            return self.keeps(*place)
+        if what == "again" and step != "end":
+            return self.closed(agent) or self.undisturbed(time)
+        return self.closed(BOSS) and not self.outside.paths and not self.left_out_commits()
+
+    def undisturbed(self, time: float) -> bool:
+        """Whether nothing that is left out, other than waiting, began before `time`."""
+        return all(self._busy_from(name) >= time for name in (*self.cut.at, *self.cut.removed))
 
     def left_out_commits(self) -> set[str]:
         """The changes of the files that are left out."""
@@ -163,6 +185,7 @@ class Causes:
             self._looks_at_teams,
             self._looks_at_names,
             self._files,
+            self._claims,
             self._nesting,
         )
         self._changed = True
@@ -274,15 +297,50 @@ class Causes:
             if self._saw(did, touched) or self._saw_edit(did, edited):
                 self._leave_out_act(did, "it saw files that were written by others")
         for agent, moves in self.evidence.moves.by_agent.items():
-            owed = self.evidence.members[agent].spec.deliverables
-            for i, move in enumerate(moves):
-                looked = move.told or (move.report is not None and not move.report["failed"])
-                if move.node == "think" and looked and self._any_before(owed, touched, move.ended):
+            for i in filter(lambda i: _ended_with_a_look(moves[i]), range(len(moves))):
+                owed = self.judging.files(agent, ())
+                if self._any_before(touched if owed is None else owed, touched, moves[i].ended):
                     self.leave_out(agent, i, "it looked for its files")
+        self._inputs(touched)
+        self._inputs(edited)
 
     @staticmethod
-    def _any_before(paths: Collection[str], touched: Mapping[str, _Touch], time: float) -> bool:
+    def _any_before(paths: Iterable[str], touched: Mapping[str, _Touch], time: float) -> bool:
         return any(touched[path].time < time for path in paths if path in touched)
+
+    def _inputs(self, touched: Mapping[str, _Touch]) -> None:
+        """Who started on a report, or was told of a withdrawn one: its files were looked at again if they changed."""
+
+        def again(of: str, time: float) -> bool:
+            return self._any_before((path for path in touched if self.judging.again(of, path, time)), touched, time)
+
+        for name, began in self.evidence.first_call.items():
+            for dependency in self.evidence.members[name].spec.depends_on:
+                if again(dependency, began):
+                    self.leave_out(name, 0, f"what {dependency} reported was looked at again")
+        for id_, (agent, place) in self._reads.items():
+            letter = self.evidence.letters.get(id_)
+            if letter and letter.withdrawal and again(letter.withdrawal[0], letter.sent):
+                self.leave_out(agent, place, "it was told what does not hold any more")
+
+    def _claims(self) -> None:
+        """Whether a claim counts depends on what its author, and those it is about, had done."""
+        judging, members = self.judging, self.evidence.members
+
+        def differs(others: Collection[str], time: float) -> bool:
+            return any(self._busy_from(other) < time for other in others)
+
+        for did in self.evidence.tools:
+            if did.tool == "finish" and differs(judging.claimants(did.agent, named(did.args)), did.ended):
+                self._leave_out_act(did, "its claims are of what others did")
+        for agent, moves in self.evidence.moves.by_agent.items():
+            for i in filter(lambda i: _ended_with_a_look(moves[i]), range(len(moves))):
+                if differs(judging.claimants(agent, ()), moves[i].ended):
+                    self.leave_out(agent, i, "its claims are of what others did")
+        for name, began in self.evidence.first_call.items():
+            for dependency in members[name].spec.depends_on:
+                if differs(judging.claimants_again(dependency, began), began):
+                    self.leave_out(name, 0, f"what {dependency} reported was looked at again")
 
     def _touched(self) -> dict[str, _Touch]:
         """The first change of each path that is left out."""
@@ -328,10 +386,8 @@ class Causes:
                 case "list_files" | "search_files":
                     seen = matches(path, pattern)
                 case "finish":
-                    owed = self.evidence.members[did.agent].spec.deliverables
-                    given = did.args.get("artefacts")
-                    named = (*owed, *(given if isinstance(given, list) else ()))
-                    seen = path in {str(name).removeprefix("./") for name in named}
+                    owed = self.judging.files(did.agent, named(did.args))
+                    seen = owed is None or path in owed or self.judging.team_again(did.agent, path, did.ended)
                 case "read_file" if did.ok:
                     seen = path in did.effects.get("versions", {})
                 case "write_file" | "edit_file" | "move_file" | "delete_file" if did.ok:
@@ -425,3 +481,8 @@ class Causes:
 
     def _tools_of(self, agent: str, step: int) -> Iterator[Did]:
         return iter(self.evidence.tools_of.get((agent, step), ()))
+
+
+def _ended_with_a_look(move: Move) -> bool:
+    """Whether a turn without a tool call was the end of an agent's work, which was looked at."""
+    return move.node == "think" and (move.told or (move.report is not None and not move.report["failed"]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from megagraph.specs import AgentSpec, Report
@@ -91,8 +91,13 @@ def _differs(
         calls = (one[2] if one else 0, other[2] if other else 0)
         return AgentDiff(name, ("only in the first" if one else "only in the second",), calls)
     parts = ("spec", "report", "calls")
-    what = tuple(part for part, was, now in zip(parts, one, other, strict=True) if was != now)
+    what = tuple(part for part, was, now in zip(parts, _plain(*one), _plain(*other), strict=True) if was != now)
     return AgentDiff(name, what, (one[2], other[2])) if what else None
+
+
+def _plain(spec: AgentSpec, report: Report | None, calls: int) -> tuple[AgentSpec, Report | None, int]:
+    """Without the version that a report is of: each run has ids of its own for the same files."""
+    return spec, report and replace(report, version=""), calls
 
 
 def _kept(run: Run) -> int:

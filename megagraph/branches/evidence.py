@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,8 @@ from megagraph.files.history import Change
 from megagraph.files.workspace import Workspace
 from megagraph.home import Home
 from megagraph.specs import AgentSpec
+
+_VERSION = re.compile("[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,28 @@ class Sent:
         """Whether no move of any agent sent it."""
         return self.kind == "notice" and self.id.startswith("notice/")
 
+    @property
+    def withdrawal(self) -> tuple[str, str] | None:
+        """Whose acceptance it tells was withdrawn, and the first 12 digits of the version, where it is about that."""
+        _, _, rest = self.id.partition("/")
+        agent, _, version = rest.partition("/")
+        return (agent, version[:12]) if self.of_system and _VERSION.fullmatch(version) else None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One row of what checks have found."""
+
+    row: int
+    id: str
+    agent: str
+    found: float
+
+    @property
+    def again(self) -> bool:
+        """Whether accepted work was examined again."""
+        return self.id.split("/")[2] == "again"
+
 
 @dataclass
 class Evidence:
@@ -89,11 +114,19 @@ class Evidence:
     moves: Moves
     members: dict[str, Member]
     calls: list[Called]
+    """Those of agents."""
     tools: list[Did]
+    """Those of agents."""
     letters: dict[str, Sent]
     changes: Sequence[Change]
     """The changes of the files, the oldest first."""
     workspace: Workspace
+    findings: list[Finding]
+    """What checks have found, the oldest first."""
+    review_calls: list[Called]
+    """The model calls of reviewers."""
+    review_tools: list[Did]
+    """The tool calls of reviewers."""
     below: dict[str, list[str]] = field(default_factory=dict)
     """Everybody below an agent, at any depth."""
     first_call: dict[str, float] = field(default_factory=dict)
@@ -102,6 +135,8 @@ class Evidence:
     """The tool calls of one turn of an agent."""
     reports: dict[str, list[Sent]] = field(default_factory=dict)
     """What each agent has handed in, the oldest first."""
+    revised: dict[tuple[str, str], float] = field(default_factory=dict)
+    """When an agent's accepted work was examined again in a version, given by its first 12 digits."""
 
     def __post_init__(self) -> None:
         for name, member in self.members.items():
@@ -117,6 +152,9 @@ class Evidence:
         for letter in self.letters.values():
             if letter.kind in ("report", "failure"):
                 self.reports.setdefault(letter.sender, []).append(letter)
+        for finding in self.findings:
+            if finding.again:
+                self.revised.setdefault((finding.agent, finding.id.split("/")[1]), finding.found)
 
     def place_of_letter(self, letter: Sent) -> tuple[str, int] | None:
         """The agent and the move that sent a letter; None for the system's own."""
@@ -132,6 +170,16 @@ class Evidence:
         if len(parts) < 3 or parts[0] not in self.members:
             return None
         return parts[0], self.moves.index(parts[0], "act", int(parts[1]))
+
+    def place_of_occasion(self, id_: str) -> tuple[str, int] | None:
+        """The agent and the move that checks were carried out for, by the id of what they found.
+
+        None for those at the end of a run, and where accepted work was examined again.
+        """
+        agent, step, what = id_.split("/")[:3]
+        if step == "end" or what == "again":
+            return None
+        return agent, self.moves.index(agent, "think" if what == "end" else "act", int(step))
 
     def _place(self, agent: str, step: int, what: str) -> int:
         if what[:1].isdigit():
@@ -207,4 +255,20 @@ def gather(home: Home, run: str) -> Evidence:
         )
     }
     moves = read_moves(home.saver, run)
-    return Evidence(run, moves, members, calls, tools, letters, workspace.changes(), workspace)
+    findings = [
+        Finding(row["rowid"], row["id"], row["agent"], row["found"])
+        for row in read("SELECT rowid, id, agent, found FROM evidence WHERE run = ? ORDER BY found, rowid", (run,))
+    ]
+    return Evidence(
+        run,
+        moves,
+        members,
+        [call for call in calls if call.agent in members],
+        [did for did in tools if did.agent in members],
+        letters,
+        workspace.changes(),
+        workspace,
+        findings,
+        [call for call in calls if call.agent not in members],
+        [did for did in tools if did.agent not in members],
+    )

@@ -14,6 +14,7 @@ from megagraph.errors import ToolError, UsageError
 from megagraph.files.paths import legal_path
 from megagraph.files.rebuilding import Unmergeable
 from megagraph.home import Home
+from megagraph.reviewer import occasion_of
 from megagraph.specs import BOSS
 
 
@@ -55,15 +56,22 @@ class BranchPlan:
         return self.causes.cut.why
 
     def keeps_call(self, call: Called) -> bool:
+        """Whether a call of an agent, or of a reviewer, is kept."""
+        if call.agent not in self.evidence.members:
+            return self.causes.judged(occasion_of(call.agent), call.started)
         return self.causes.keeps(call.agent, self.evidence.moves.index(call.agent, "think", call.step))
 
     def keeps_tool(self, did: Did) -> bool:
+        """Whether a tool call of an agent, or of a reviewer, is kept."""
+        if did.agent not in self.evidence.members:
+            return self.causes.judged(occasion_of(did.agent), did.started)
         return self.causes.keeps(did.agent, self.evidence.moves.index(did.agent, "act", did.step))
 
     def dump(self) -> dict[str, Any]:
         """What is kept and what runs again, as docs/cli.md describes it."""
-        kept = [call for call in self.evidence.calls if self.keeps_call(call)]
-        gone = [call for call in self.evidence.calls if not self.keeps_call(call)]
+        calls = (*self.evidence.calls, *self.evidence.review_calls)
+        kept = [call for call in calls if self.keeps_call(call)]
+        gone = [call for call in calls if not self.keeps_call(call)]
         left_out = self.causes.left_out_commits()
         return {
             "run": self.run,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from langgraph.checkpoint.base import WRITES_IDX_MAP
 
@@ -25,6 +26,7 @@ _CALL = (
 )
 _TOOL = "agent, step, idx, tool, args, started, seconds, ok, result, effects, version"
 _LETTER = "id, sender, recipient, kind, text, sent"
+_EVIDENCE = 'id, agent, "check", passed, detail, version, found'
 _QUESTION = "id, agent, question, asked, answer, answered"
 _EVENT = "seq, time, kind, agent, data"
 _OF_RUN = ("run_started", "run_resumed", "run_paused", "unpriced", "branched")
@@ -120,8 +122,12 @@ def _ledger(plan: BranchPlan, branch: str) -> Iterator[Statement]:
     evidence, causes = plan.evidence, plan.causes
     members = [m.row for name, m in evidence.members.items() if name not in causes.cut.removed]
     yield _by_row("agents", _AGENT, plan, branch, members)
-    yield _by_row("calls", _CALL, plan, branch, [call.row for call in evidence.calls if plan.keeps_call(call)])
-    yield _by_row("tool_calls", _TOOL, plan, branch, [did.row for did in evidence.tools if plan.keeps_tool(did)])
+    called = (*evidence.calls, *evidence.review_calls)
+    yield _by_row("calls", _CALL, plan, branch, [c.row for c in called if plan.keeps_call(c)])
+    done = (*evidence.tools, *evidence.review_tools)
+    yield _by_row("tool_calls", _TOOL, plan, branch, [did.row for did in done if plan.keeps_tool(did)])
+    found = [finding.row for finding in evidence.findings if causes.judged(finding.id, finding.found)]
+    yield _by_row("evidence", _EVIDENCE, plan, branch, found)
     letters = [letter.row for letter in evidence.letters.values() if causes.sent(letter)]
     yield _by_row("letters", _LETTER, plan, branch, letters)
     left_out = json.dumps([*causes.cut.removed])
@@ -156,18 +162,33 @@ def _by_row(table: str, columns: str, plan: BranchPlan, branch: str, rows: list[
 
 def _changed_agents(plan: BranchPlan, branch: str) -> Iterator[Statement]:
     """How those stood of whom something is left out."""
-    for name, place in plan.causes.cut.at.items():
-        moves = plan.evidence.moves.of(name)
-        if place < len(moves):
-            reported = next((move for move in reversed(moves[:place]) if move.report is not None), None)
-            report = json.dumps(reported.report, ensure_ascii=False) if reported else None
-            yield (
-                "UPDATE agents SET report = ?, reported = ? WHERE run = ? AND name = ?",
-                (report, reported.ended if reported else None, branch, name),
-            )
+    cut = plan.causes.cut
+    changed = {name for name, place in cut.at.items() if place < len(plan.evidence.moves.of(name))}
+    # Where accepted work was examined again in what is left out, it counts as when it was handed in.
+    changed |= {x.agent for x in plan.evidence.findings if x.again and not plan.causes.judged(x.id, x.found)}
+    for name in sorted(changed - cut.removed):
+        time, report = _handed_in(plan, name)
+        yield (
+            "UPDATE agents SET report = ?, reported = ? WHERE run = ? AND name = ?",
+            (json.dumps(report, ensure_ascii=False) if report else None, time, branch, name),
+        )
     for name, member in plan.evidence.members.items():
         if member.closed is not None and name not in plan.causes.cut.removed and not plan.causes.closed(name):
             yield "UPDATE agents SET closed = NULL WHERE run = ? AND name = ?", (branch, name)
+
+
+def _handed_in(plan: BranchPlan, name: str) -> tuple[float | None, Mapping[str, Any] | None]:
+    """When an agent handed in its last report that is kept, and the report as it was then."""
+    moves = plan.evidence.moves.of(name)
+    kept = moves[: plan.causes.cut.at.get(name, len(moves))]
+    handed_in = [(min(move.ended, move.begun + 1e9), move.report) for move in kept if move.report is not None]
+    # One that was killed before its checkpoint has handed in all the same.
+    handed_in += [
+        (did.ended, did.effects["report"])
+        for did in plan.evidence.tools
+        if did.agent == name and "report" in did.effects and plan.keeps_tool(did)
+    ]
+    return max(handed_in, key=lambda each: each[0], default=(None, None))
 
 
 def _events(plan: BranchPlan, database: Database) -> Iterator[tuple[int, Event]]:
@@ -197,6 +218,8 @@ def _keeps(plan: BranchPlan, event: Event, until: dict[str, float]) -> bool:
     match event.kind:
         case "recruited":
             return True
+        case "withdrawn" | "accepted":
+            return causes.closed(event.agent) or causes.undisturbed(event.time)
         case "closed":
             return causes.closed(event.agent)
     return event.time < until.get(event.agent, math.inf)
