@@ -258,7 +258,7 @@ def checked_script() -> Script:
         passed = "engine 1" not in heard.results[0]
         yield call("give_verdict", passed=passed, reason="as it says", evidence=["1/0"])
 
-    spoiler = one(write_file("engine.py", "# spoilt\nprint()\n"), finish("Spoilt."))
+    spoiler = one(read_file("engine.py"), write_file("engine.py", "# spoilt\nprint()\n"), finish("Spoilt."))
     return Script(
         {
             "boss": boss,
