@@ -647,6 +647,31 @@ def test_packing_keeps_everything_while_others_read(workspace: Workspace) -> Non
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+def test_a_family_packs_while_one_of_it_writes(workspace: Workspace) -> None:
+    workspace.write("a", "of both\n", base=None, author=ANN)
+    branch = workspace.branch_from(workspace.head, "branch")
+    over = threading.Event()
+
+    def pack_again_and_again(path: Path) -> int:
+        packed = 0
+        while not over.is_set():
+            packed += pack(path, least=1)
+        return packed
+
+    with ThreadPoolExecutor(3) as pool:
+        packers = [pool.submit(pack_again_and_again, workspace.path) for _ in range(2)]
+        try:
+            for n in range(150):
+                for each in (workspace, branch):
+                    each.write("a", f"{each.branch} {n}\n", base=each.head, author=ANN)
+        finally:
+            over.set()
+        assert sum(packer.result() for packer in packers) > 300
+    for each in (workspace, branch, Workspace(workspace.path, "branch")):
+        texts = [each.read("a", change.commit).text for change in each.changes()]
+        assert texts == ["of both\n", *(f"{each.branch} {n}\n" for n in range(150))]
+
+
 def test_a_lock_file_left_by_a_killed_process_does_not_stop_the_next(workspace: Workspace) -> None:
     lock = workspace.path / "refs/heads/main.lock"
     lock.touch()

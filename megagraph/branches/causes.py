@@ -21,14 +21,13 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from megagraph.branches.closings import closers
 from megagraph.branches.evidence import Did, Evidence, Sent
 from megagraph.branches.judging import Judging, named
 from megagraph.branches.moves import Move, owner_of
 from megagraph.files.paths import matches
 from megagraph.specs import BOSS
 
-_SLACK = 0.02
-"""Seconds by which two clocks of one process may differ: one is read at a tool's start, the other measures it."""
 _CHANGES = frozenset({"write_file", "edit_file", "move_file", "delete_file"})
 _LOOKS = _CHANGES | {
     "read_file",
@@ -102,11 +101,7 @@ class Causes:
         self._position = {change.effect: i for i, change in enumerate(evidence.changes) if change.effect}
         self._done_at = {did.effect: did.started for did in evidence.tools}
         self._base = self._position_base()
-        self._closers = {
-            name: self._closer(name, member.closed)
-            for name, member in evidence.members.items()
-            if member.closed is not None
-        }
+        self._closers = closers(evidence)
 
     # --- the cut -----------------------------------------------------------------------------------------
 
@@ -447,40 +442,6 @@ class Causes:
         """Where the first change stands in the history of the files."""
         changes = self.evidence.changes
         return (self.evidence.workspace.position(changes[0].commit) or 0) if changes else 0
-
-    def _closer(self, name: str, closed: float | None) -> tuple[str, int]:
-        """The agent and the move that ended the work of `name`."""
-        assert closed is not None
-        child, lead = name, self.evidence.members[name].spec.lead
-        while lead:
-            if (place := self._closing_move(lead, child, closed)) is not None:
-                return lead, place
-            child, lead = lead, self.evidence.members[lead].spec.lead
-        # It was there when the whole organisation came to its end.
-        return BOSS, max(0, len(self.evidence.moves.of(BOSS)) - 1)
-
-    def _closing_move(self, lead: str, child: str, closed: float) -> int | None:
-        for i, move in enumerate(self.evidence.moves.of(lead)):
-            if move.node not in ("think", "act", "wait") or not move.begun - _SLACK <= closed <= move.ended + _SLACK:
-                continue
-            if move.report is not None and (move.report["failed"] or move.node == "wait"):
-                return i
-            if move.node == "act" and (not move.done or self._closes(lead, move.step, child, closed)):
-                return i
-        return None
-
-    def _closes(self, lead: str, step: int, child: str, closed: float) -> bool:
-        return any(
-            did.started - _SLACK <= closed <= did.ended + _SLACK
-            and (
-                (did.tool == "finish" and "report" in did.effects)
-                or (did.tool == "dismiss" and did.ok and child in did.args.get("agents", ()))
-            )
-            for did in self._tools_of(lead, step)
-        )
-
-    def _tools_of(self, agent: str, step: int) -> Iterator[Did]:
-        return iter(self.evidence.tools_of.get((agent, step), ()))
 
 
 def _ended_with_a_look(move: Move) -> bool:

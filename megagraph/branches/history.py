@@ -12,6 +12,7 @@ from megagraph.branches.moves import Move
 from megagraph.errors import UsageError
 from megagraph.home import Home
 from megagraph.ledger import load_answer
+from megagraph.reviewer import occasion_of
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Step:
     commit: str = ""
     """The version of the files that it made last."""
     tokens: int = 0
+    """Of its model call, and of the reviews that it led to."""
     cost_usd: float | None = None
     model: str = ""
 
@@ -62,9 +64,13 @@ def history(home: Home, run: str, agent: str | None = None) -> list[Step]:
         if place := evidence.place_of_letter(letter):
             sent.setdefault(place, []).append(letter.id)
     calls = {(call.agent, call.step): call for call in evidence.calls}
+    reviews: dict[tuple[str, int], list[Called]] = {}
+    for call in evidence.review_calls:
+        if place := evidence.place_of_occasion(occasion_of(call.agent)):
+            reviews.setdefault(place, []).append(call)
     commits = {change.effect: change.commit for change in evidence.changes}
     steps = [
-        _step(evidence, move, tuple(sent.get((name, i), ())), calls, texts, commits)
+        _step(evidence, move, tuple(sent.get((name, i), ())), calls, texts, commits, reviews.get((name, i), []))
         for name, moves in evidence.moves.by_agent.items()
         for i, move in enumerate(moves)
         if agent in (None, name) and move.node in ("think", "act")
@@ -79,10 +85,13 @@ def _step(
     calls: Mapping[tuple[str, int], Called],
     texts: Mapping[tuple[str, int], str],
     commits: Mapping[str, str],
+    reviews: list[Called],
 ) -> Step:
     call = calls.get((move.agent, move.step)) if move.node == "think" else None
     tools = evidence.tools_of.get((move.agent, move.step), []) if move.node == "act" else []
     recruits = [spec["name"] for did in tools for spec in did.effects.get("plan", [])]
+    paid = [*([call] if call else []), *reviews]
+    costs = [each.cost for each in paid] or [None]
     made = [commits[did.effect] for did in tools if did.effect in commits]
     return Step(
         address=move.address,
@@ -99,8 +108,8 @@ def _step(
         recruited=tuple(recruits),
         reported=move.report is not None,
         commit=made[-1] if made else "",
-        tokens=call.input_tokens + call.output_tokens if call else 0,
-        cost_usd=call.cost if call else None,
+        tokens=sum(each.input_tokens + each.output_tokens for each in paid),
+        cost_usd=None if None in costs else sum(filter(None, costs)),
         model=call.model if call else "",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +16,19 @@ MANY = 1000
 def pack(path: Path, least: int = MANY) -> int:
     """Pack the loose objects of the repository at `path` if there are so many; how many were packed.
 
-    Others may read and write meanwhile: an object is removed only where it lies in a pack that is on disk. A kill
-    at any moment leaves each object there at least once.
+    Others may read and write meanwhile, as the runs of a family do, which share a repository: an object is removed
+    only where it lies in a pack that is on disk, whether any branch has it or none yet. A kill at any moment leaves
+    each object there at least once. Of several who would pack at once, one does.
     """
+    with (path / "megagraph.packing").open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return 0
+        return _pack(path, least)
+
+
+def _pack(path: Path, least: int) -> int:
     loose = dict(_loose(path / "objects"))
     if len(loose) < least:
         return 0
