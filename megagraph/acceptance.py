@@ -116,7 +116,9 @@ async def inputs_stand(org: Organisation, spec: AgentSpec) -> bool:
     withdrawn = await recheck(org, open_)
     for name in withdrawn:
         report = places[name].report
-        assert report is not None
+        if report is None or report.accepted:
+            # It has handed in anew while others were examined.
+            continue
         why = "; ".join(report.withdrawn)
         text = (
             f"What {name} handed in does not hold any more, since files were changed: {why}. Who depends on it does"
@@ -161,7 +163,11 @@ async def _stands(org: Organisation, place: Place) -> bool:
     assert report is not None
     missing, evidence = await _inspect(org, spec, report.artefacts, version, f"{spec.name}/{version[:12]}/again")
     revised = Report(report.summary, report.artefacts, version=version, withdrawn=tuple(missing))
-    await org.ledger.database.write(org.ledger.reported(spec.name, revised), *map(org.ledger.found, evidence))
+    await org.ledger.database.write(org.ledger.revised(spec.name, report, revised), *map(org.ledger.found, evidence))
+    latest = place.report
+    if latest is not report:
+        # It has handed in anew meanwhile, and that report counts.
+        return latest is not None and latest.accepted
     if revised.accepted != report.accepted:
         kind: EventKind = "accepted" if revised.accepted else "withdrawn"
         org.emit(kind, spec.name, why="; ".join(missing), evidence=in_short(evidence))

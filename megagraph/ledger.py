@@ -84,6 +84,11 @@ class Ledger:
             (to_json(report.dump()).decode(), time.time(), self.run, name),
         )
 
+    def revised(self, name: str, old: Report, new: Report) -> Statement:
+        """Put another judgement on an agent's report in the place of the old one, if that is still its last report."""
+        sql, values = self.reported(name, new)
+        return f"{sql} AND report = ?", (*values, json.dumps(old.dump(), ensure_ascii=False))
+
     def closed(self, names: Sequence[str]) -> list[Statement]:
         now = time.time()
         sql = "UPDATE agents SET closed = ? WHERE run = ? AND name = ? AND closed IS NULL"

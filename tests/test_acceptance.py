@@ -318,6 +318,38 @@ def test_a_lead_cannot_hand_in_over_a_file_that_was_spoilt_and_whoever_mends_it(
     assert kept.evidence == result.evidence, "evidence is in the ledger"
 
 
+def test_a_report_that_comes_while_the_last_one_is_examined_again_is_the_one_that_counts(tmp_path: Path) -> None:
+    def boss(brief: Brief) -> Play:
+        check = {"run": ["engine.py"], "contains": "engine"}
+        heard = yield recruit(
+            {**CODER, "checks": [check]},
+            hire("spoiler", depends_on=["coder"]),
+            hire("user", depends_on=["spoiler", "coder"]),
+        )
+        yield from wait_for(heard, ["coder", "spoiler"])
+        heard = yield talk("coder", "mend it")
+        yield from wait_for(heard, ["user"])
+        yield finish("All is done.", ["engine.py"])
+
+    def coder(brief: Brief) -> Play:
+        yield write_file("engine.py", ENGINE)
+        heard = yield finish("Made.")
+        while not any(text == "mend it" for _, _, text in heard.letters):
+            heard = yield "Noted."
+        yield read_file("engine.py")
+        yield write_file("engine.py", ENGINE + "print('mended')\n")
+        yield finish("Mended.")
+
+    slow = "import time\ntime.sleep(1)\n"
+    spoiler = one(read_file("engine.py"), write_file("engine.py", slow), finish("Spoilt."))
+    result, _ = play(tmp_path, {"boss": boss, "coder": coder, "spoiler": spoiler, "user": one(finish("Used."))})
+    assert result.passed
+    with MegaGraph(home=tmp_path) as mega:
+        [report] = [report for spec, report, _ in mega.open("last").ledger.agents() if spec.name == "coder"]
+    assert report is not None
+    assert (report.summary, report.accepted) == ("Mended.", True)
+
+
 # --- reviewers ------------------------------------------------------------------------------------------------
 
 CRITERIA = ReviewCheck(review="engine.py prints which engine it is.", files=("engine.py",), name="review")

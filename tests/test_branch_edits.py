@@ -24,7 +24,7 @@ from megagraph.rehearsal import Brief, Part, Script, call, finish, read_file, re
 from tests.campaign import command
 from tests.commands import Program, until, write_scenario
 from tests.model_server import ModelServer
-from tests.scripts import Play, deep_script, one
+from tests.scripts import Play, checked_script, deep_script, one
 from tests.test_branches import Recorded, calls, fingerprint, reports
 from tests.test_chaos import EXPECTED
 from tests.test_cli import documented
@@ -325,6 +325,30 @@ def test_a_paused_run_is_branched_at_any_of_its_steps(tmp_path: Path, pauses: in
             final = await (await mega.resume(run.id, limits=Limits())).result()
             assert final.status == "done"
             assert all(end == (dict(run.files), reports(run)) for end in ends)
+
+    asyncio.run(session())
+
+
+def test_a_run_that_was_paused_in_the_middle_of_a_review_is_branched(tmp_path: Path) -> None:
+    async def session() -> None:
+        model = Recorded(checked_script())
+        async with MegaGraph(model, home=tmp_path, unsafe_programs=True, limits=Limits(calls=4)) as mega:
+            run = await mega.start("Write the files.")
+            assert (await run.result()).status == "paused"
+            made = calls(mega, run)
+            [review] = [agent for agent, _ in made if agent.startswith("coder.review.")]
+            same = await run.branch("now", limits=Limits())
+            assert calls(mega, same) == made
+            other = await run.branch("coder:think#2", limits=Limits())
+            assert calls(mega, other).keys() == made.keys() - {("coder", 2), (review, 1)}
+            plan = (await run.plan_branch("coder:think#2")).dump()
+            assert (plan["kept"]["calls"], plan["left_out"]["calls"]) == (2, 2)
+            for branch, first in ((same, ("reviewer_of_coder", 2)), (other, ("coder", 2))):
+                model.log.clear()
+                assert await finished(mega, branch) == "Over."
+                assert next(each for each in model.log if each[0] != "boss") == first
+            steps = {step.address: step.tokens for step in same.history("coder")}
+            assert steps["coder:act#2"] > 0, "what a review has used is told with the step that it was for"
 
     asyncio.run(session())
 
