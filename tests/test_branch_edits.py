@@ -371,6 +371,36 @@ def test_a_failed_run_goes_on_from_before_its_failure(tmp_path: Path) -> None:
     in_home(tmp_path, Script({"boss": boss}), work)
 
 
+def test_an_agent_that_failed_twice_is_branched_at_any_of_its_steps(tmp_path: Path) -> None:
+    def boss(brief: Brief) -> Play:
+        heard = yield recruit(hire("worker"))
+        while not any(kind == "report" for _, kind, _ in heard.letters):
+            failed = any(kind == "failure" for _, kind, _ in heard.letters)
+            heard = yield talk("worker", "try again") if failed else "I wait."
+        yield finish("Over.", ["a.txt"])
+
+    def worker(brief: Brief) -> Play:
+        heard = yield write_file("a.txt", "a\n")
+        if sum(text == "try again" for _, _, text in heard.letters) < 2:
+            raise RuntimeError("no")
+        yield finish("Done.", ["a.txt"])
+
+    async def work(mega: MegaGraph, run: Run, model: Recorded) -> None:
+        failures = [letter.id for letter in run.ledger.letters() if letter.kind == "failure"]
+        assert failures == ["worker/2/failure", "worker/3/failure"]
+        end = dict(run.files), reports(run)
+        for step in run.history():
+            branch = await run.branch(step.address)
+            kept = [letter.id for letter in branch.ledger.letters() if letter.kind == "failure"]
+            if step.agent == "worker":
+                assert kept == [id_ for id_ in failures if int(id_.split("/")[1]) < step.number], step.address
+            assert await finished(mega, branch) == "Over."
+            assert [letter.id for letter in branch.ledger.letters() if letter.kind == "failure"] == failures
+            assert (dict(branch.files), reports(branch)) == end, step.address
+
+    in_home(tmp_path, Script({"boss": boss, "worker": worker}), work)
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_a_run_whose_process_was_killed_is_branched(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)

@@ -294,8 +294,9 @@ class Causes:
         for agent, moves in self.evidence.moves.by_agent.items():
             for i in filter(lambda i: _ended_with_a_look(moves[i]), range(len(moves))):
                 owed = self.judging.files(agent, ())
-                if self._any_before(touched if owed is None else owed, touched, moves[i].ended):
-                    self.leave_out(agent, i, "it looked for its files")
+                for paths in (touched, edited):
+                    if self._any_before(paths if owed is None else owed, paths, moves[i].ended):
+                        self.leave_out(agent, i, "it looked for its files")
         self._inputs(touched)
         self._inputs(edited)
 

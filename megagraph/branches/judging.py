@@ -42,6 +42,10 @@ class Judging:
             lead: frozenset[str]().union(*(self._about[name] for name in team)) for lead, team in self._team.items()
         }
         self._whole = {name for name in self._again if self.files(name, self._all_named(name)) is None}
+        self._team_whole = {
+            lead: min((self._again[name] for name in team if name in self._whole), default=math.inf)
+            for lead, team in self._team.items()
+        }
         self.files = lru_cache(maxsize=None)(self.files)  # type: ignore[method-assign]
         self.claimants = lru_cache(maxsize=None)(self.claimants)  # type: ignore[method-assign]
 
@@ -58,9 +62,11 @@ class Judging:
 
     def team_again(self, lead: str, path: str, time: float) -> bool:
         """The same of all in a lead's team."""
-        if path in self._team_about.get(lead, ()):
+        if lead not in self._team:
+            return False
+        if path in self._team_about[lead]:
             return True
-        return any(name in self._whole and self._again[name] <= time for name in self._team.get(lead, ()))
+        return self._team_whole[lead] <= time
 
     def claimants(self, agent: str, artefacts: tuple[str, ...]) -> frozenset[str]:
         """Others whose doings decide whether the claims among an agent's work count."""
