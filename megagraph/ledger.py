@@ -87,7 +87,7 @@ class Ledger:
     def revised(self, name: str, old: Report, new: Report) -> Statement:
         """Put another judgement on an agent's report in the place of the old one, if that is still its last report."""
         sql, values = self.reported(name, new)
-        return f"{sql} AND report = ?", (*values, json.dumps(old.dump(), ensure_ascii=False))
+        return f"{sql} AND json(report) = json(?)", (*values, to_json(old.dump()).decode())
 
     def closed(self, names: Sequence[str]) -> list[Statement]:
         now = time.time()
