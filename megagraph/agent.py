@@ -21,6 +21,7 @@ from megagraph.asking import ask_model, reserve
 from megagraph.conversation import heard_before, no_answer, note, requests_of, says_something
 from megagraph.failures import after_bad, guarded, hand_in, stop_branch, warn
 from megagraph.file_tools import FILE_TOOLS
+from megagraph.gate import Left
 from megagraph.guards import TALK, Counts, Finding, Turn, last_calls, look
 from megagraph.human_tools import HUMAN_TOOLS
 from megagraph.ledger import CallRow, ToolRow
@@ -112,14 +113,22 @@ async def _ask(
         *state.get("messages", []),
         *(HumanMessage(text) for text in heard),
     ]
-    claim = await reserve(org, spec.name, step, messages, spec.name)
+    tools = org.outside.tokens(org.outside_of(spec.name))
+    claim = await reserve(org, spec.name, step, messages, spec.name, tools)
+    if claim is None:
+        return None
     if org.mailroom.closed(spec.name):
         org.meter.release(claim)
         return None
     warn(org, spec, step, findings)
     org.emit("thinking", spec.name, step=step)
     ids = [letter.id for letter in letters]
-    return await ask_model(org, claim, org.models, org.asker(spec.name), messages, heard, ids, shown_as=spec.name)
+    try:
+        return await ask_model(org, claim, org.models, org.asker(spec.name), messages, heard, ids, shown_as=spec.name)
+    except Left:
+        if org.gone(spec.name):
+            return None
+        raise
 
 
 async def _rest(

@@ -12,13 +12,22 @@ from megagraph.ledger import CallRow, dump_answer, load_answer
 from megagraph.limits import Claim, Use
 from megagraph.models import Asker, Models
 from megagraph.organisation import Organisation
+from megagraph.questions import approve_cost
 
 
-async def reserve(org: Organisation, agent: str, step: int, messages: Sequence[BaseMessage], owner: str) -> Claim:
-    """A claim for one call, counted for the branches that `owner` is in. Parks where the run stops meanwhile."""
+async def reserve(
+    org: Organisation, agent: str, step: int, messages: Sequence[BaseMessage], owner: str, tools: int = 0
+) -> Claim | None:
+    """A claim for one call, counted for the branches that `owner` is in; None where it is dismissed meanwhile.
+
+    `tools` are tokens of tools that not all have. Parks where the run stops meanwhile.
+    """
     branches = org.chain(owner) if org.meter.divided else ()
-    claim = await org.meter.reserve(agent, step, _expected(org, messages), branches)
-    if claim is None:
+    expected = _expected(org, messages, tools)
+    claim = None
+    if await approve_cost(org, owner, expected.cost_usd):
+        claim = await org.meter.reserve(agent, step, expected, branches)
+    if claim is None and not org.gone(owner):
         raise org.park()
     return claim
 
@@ -60,6 +69,7 @@ async def ask_model(
         seconds=round(answer.seconds, 3),
         input_tokens=tokens[0],
         output_tokens=tokens[1],
+        cost=cost,
         calls=[call["name"] for call in answer.message.tool_calls],
         text=answer.message.text[:200],
     )
@@ -81,7 +91,7 @@ async def ask_model(
     return row
 
 
-def _expected(org: Organisation, messages: Sequence[BaseMessage]) -> Use:
+def _expected(org: Organisation, messages: Sequence[BaseMessage], tools: int) -> Use:
     """About what a call will use: what the last one did, and four characters a token for what has come since."""
     tokens = characters = 0
     for message in reversed(messages):
@@ -90,7 +100,7 @@ def _expected(org: Organisation, messages: Sequence[BaseMessage]) -> Use:
             break
         characters += len(message.text)
     else:
-        tokens = org.meter.overhead
+        tokens = org.meter.overhead + tools
     tokens += characters // 4
     output = org.meter.usual_output
     costs = [price.expected(tokens, output) for price in org.prices.values() if price]

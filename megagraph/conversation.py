@@ -11,7 +11,7 @@ from megagraph.answers import cut, declined
 from megagraph.organisation import Organisation
 from megagraph.specs import AgentSpec, Letter
 from megagraph.state import AgentState
-from megagraph.tools import Request
+from megagraph.turns import Request
 
 MAX_UNREAD = 12
 """Letters handed over whole in one turn; of more, the rest is folded into a digest."""

@@ -64,6 +64,8 @@ class Ticket:
 
     line: Line
     tokens: int
+    name: str = ""
+    """Whose call it is."""
     """Estimated until `settle`."""
     future: asyncio.Future[None] | None = None
     time: float = 0.0
@@ -81,17 +83,18 @@ class Line:
         """The last round in which each team has a call waiting."""
         self._round = 0
         self._count = 0
-        self._resting: set[asyncio.Future[None]] = set()
+        self._resting: dict[asyncio.Future[None], str] = {}
+        """Those who sleep before another attempt, and who they are."""
         self._left: Exception | None = None
 
-    async def enter(self, rank: Callable[[], Rank] = tuple, team: str = "", tokens: int = 0) -> Ticket:
+    async def enter(self, rank: Callable[[], Rank] = tuple, team: str = "", tokens: int = 0, name: str = "") -> Ticket:
         """Wait until a call may be made; hand the ticket to one of the gate's methods when it is over.
 
         `rank` is only asked for where there is a wait. Raises what `leave` was called with.
         """
         if self._left is not None:
             raise self._left
-        ticket, gate = Ticket(self, tokens), self.gate
+        ticket, gate = Ticket(self, tokens, name), self.gate
         if not gate.admit_at_once(ticket):
             ticket.future = asyncio.get_running_loop().create_future()
             self._push(ticket, rank(), team)
@@ -104,19 +107,19 @@ class Line:
                 raise
         return ticket
 
-    async def rest(self, seconds: float) -> None:
+    async def rest(self, seconds: float, name: str = "") -> None:
         """Sleep before another attempt. Raises what `leave` was called with."""
         if self._left is not None:
             raise self._left
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
-        self._resting.add(future)
+        self._resting[future] = name
         timer = loop.call_later(seconds, _end, future)
         try:
             await future
         finally:
             timer.cancel()
-            self._resting.discard(future)
+            del self._resting[future]
 
     def leave(self, error: Exception) -> None:
         """Let all who wait or rest in this line, and who would from now on, fail with `error`."""
@@ -127,6 +130,13 @@ class Line:
             if future is not None and not future.done():
                 future.set_exception(error)
         self._heap.clear()
+
+    def dismiss(self, name: str) -> None:
+        """Let those of this name who wait or rest in this line leave it."""
+        waiting = [ticket.future for *_, ticket in self._heap if ticket.name == name]
+        for future in (*waiting, *(future for future, who in self._resting.items() if who == name)):
+            if future is not None and not future.done():
+                future.set_exception(Left())
 
     def first(self) -> Ticket | None:
         """Who goes next, without those who have gone away."""

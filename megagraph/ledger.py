@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from langchain_core.messages import AIMessage
 
@@ -20,6 +20,9 @@ from megagraph.events import Event, EventKind
 from megagraph.limits import Use
 from megagraph.specs import AgentSpec, Evidence, Letter, LetterKind, Report
 from megagraph.text import to_json
+
+QuestionKind = Literal["question", "approval"]
+"""`approval`: what is answered by yes or no before something is done."""
 
 
 @dataclass(frozen=True)
@@ -307,10 +310,17 @@ class Ledger:
         rows = self.database.read("SELECT step, letters FROM calls WHERE run = ? AND letters != '[]'", (self.run,))
         return {id_: row["step"] for row in rows for id_ in json.loads(row["letters"])}
 
-    def question(self, id_: str, agent: str, question: str) -> Statement:
+    def question(self, id_: str, agent: str, question: str, kind: QuestionKind) -> Statement:
         return (
-            "INSERT OR IGNORE INTO questions (run, id, agent, question, asked) VALUES (?, ?, ?, ?, ?)",
-            (self.run, id_, agent, question, time.time()),
+            "INSERT OR IGNORE INTO questions (run, id, agent, question, kind, asked) VALUES (?, ?, ?, ?, ?, ?)",
+            (self.run, id_, agent, question, kind, time.time()),
+        )
+
+    def unasked(self, beginning: str, *, but: str) -> Statement:
+        """Take back the open questions whose ids begin so: what they asked about is no more."""
+        return (
+            "DELETE FROM questions WHERE run = ? AND answer IS NULL AND instr(id, ?) = 1 AND id != ?",
+            (self.run, f"{beginning}/", but),
         )
 
     def answer(self, id_: str, answer: str) -> Statement:
@@ -320,9 +330,12 @@ class Ledger:
         )
 
     def questions(self) -> list[dict[str, Any]]:
-        """The open questions to a person, of those who still want to know: `id`, `agent`, `question`, `asked`."""
+        """The open questions to a person, of those who still want to know.
+
+        Of each its `id`, `agent`, `question`, `kind` and when it was `asked`.
+        """
         rows = self.database.read(
-            "SELECT id, agent, question, asked FROM questions q WHERE run = ? AND answer IS NULL AND NOT EXISTS"
+            "SELECT id, agent, question, kind, asked FROM questions q WHERE run = ? AND answer IS NULL AND NOT EXISTS"
             " (SELECT 1 FROM agents a WHERE a.run = q.run AND a.name = q.agent AND a.closed IS NOT NULL)"
             " ORDER BY asked",
             (self.run,),
@@ -334,14 +347,15 @@ class Ledger:
         rows = self.database.read("SELECT id, answer FROM questions WHERE run = ? AND answer IS NOT NULL", (self.run,))
         return {row["id"]: row["answer"] for row in rows}
 
-    def unused_answers(self) -> int:
-        """How many answers have come that no agent has taken yet."""
-        row = self.database.read(
-            "SELECT count(*) FROM questions WHERE run = ? AND answer IS NOT NULL AND NOT EXISTS (SELECT 1 FROM"
-            " tool_calls t WHERE t.run = questions.run AND t.agent || '/' || t.step || '/' || t.idx = questions.id)",
+    def unused_answers(self) -> set[str]:
+        """The answers, by question, whose tool call is not finished."""
+        rows = self.database.read(
+            "SELECT id FROM questions WHERE run = ? AND answer IS NOT NULL AND NOT EXISTS (SELECT 1 FROM tool_calls t"
+            " WHERE t.run = questions.run"
+            " AND instr(questions.id || '/', t.agent || '/' || t.step || '/' || t.idx || '/') = 1)",
             (self.run,),
-        )[0]
-        return int(row[0])
+        )
+        return {row["id"] for row in rows}
 
     # --- totals and events -------------------------------------------------------------------------------
 

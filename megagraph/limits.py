@@ -275,12 +275,13 @@ class Meter:
             account.give_back(claim.expected)
         self._next()
 
-    def let_go(self) -> None:
-        """End the wait of everybody who waits for a call: the run stops here."""
-        while self._waiting:
-            _, future = self._waiting.popleft()
-            if not future.done():
+    def let_go(self, agent: str = "") -> None:
+        """End the wait for a call: of this agent, or of everybody, where the run stops here."""
+        for claim, future in self._waiting:
+            if agent in ("", claim.agent) and not future.done():
                 future.set_result(False)
+        self._waiting = deque((claim, future) for claim, future in self._waiting if not future.done())
+        self._call_in()
 
     def _all_of_run(self) -> Iterator[tuple[str, float, float]]:
         for name, allowed in self._run.allowed.items():

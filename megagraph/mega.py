@@ -10,20 +10,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import BaseChatModel
 from sqlite_utils import Database as Tables
 
+from megagraph.agent import TOOLBOX
+from megagraph.approvals import Approve
 from megagraph.branches.moves import forked
 from megagraph.checks import Check, parse_checks, restored
 from megagraph.errors import UsageError
 from megagraph.home import Home
 from megagraph.limits import Limits, Pool
+from megagraph.mcp_servers import McpServers, read_mcp
 from megagraph.model_rules import ModelRules
 from megagraph.models import ModelChoice, Tools, choose_model, with_rules
+from megagraph.outside_tools import Given, OutsideTools, accepted
 from megagraph.portal import call_sync
 from megagraph.prices import Prices, parse_prices
 from megagraph.prompts import Prompts
@@ -60,6 +64,11 @@ class MegaGraph:
         checks: Checks on the result of each run, besides the scenario's; functions among them have to be given again
             where a run is resumed in another process.
         callbacks: Handlers of LangChain, such as a tracer's, told of every node, model call and tool call.
+        approve: What waits for a person's yes: `plan`, `programs`, `cost=5`, in a list or with commas between.
+            Without, what the scenario says, or nothing.
+        tools: LangChain tools or functions that agents have besides megagraph's own; an `OutsideTool` says which
+            agents, and bounds the time and the output. Give them again to resume.
+        mcp: MCP servers: a file with `mcpServers`, or what such a file holds. They go before the scenario's.
 
     Raises `HomeError` where the home cannot be used.
     """
@@ -79,6 +88,9 @@ class MegaGraph:
         prompts: Path | str | None = None,
         checks: Sequence[Check] = (),
         callbacks: Sequence[BaseCallbackHandler] = (),
+        approve: Approve | str | Sequence[str] | None = None,
+        tools: Sequence[Given] = (),
+        mcp: Path | str | Mapping[str, Any] | None = None,
     ) -> None:
         self.home = Home(home)
         self._model = model
@@ -92,6 +104,9 @@ class MegaGraph:
         self._prompts = Path(prompts) if prompts else None
         self._checks = parse_checks(checks)
         self._callbacks = tuple(callbacks)
+        self._approve = approve if isinstance(approve, Approve | None) else Approve.parse(approve)
+        self._tools = accepted(tools, TOOLBOX.names)
+        self._mcp = mcp
 
     @property
     def db(self) -> Tables:
@@ -114,7 +129,10 @@ class MegaGraph:
         choice = self._choose(self._model, scenario, scenario.models)
         limits = self._limits or scenario.limits
         prices = {**scenario.prices, **self._prices}
-        await asyncio.to_thread(_must_know_cost, limits, choice, prices)
+        approve = self._approve or scenario.approve
+        await asyncio.to_thread(_must_know_cost, limits, choice, prices, approve)
+        mcp = self._mcp or scenario.mcp
+        outside = await self._outside(mcp)
         id_ = str(uuid4())
         ledger = self.home.ledger(id_)
         settings = {
@@ -126,6 +144,9 @@ class MegaGraph:
             "parameters": dict(scenario.parameters),
             "unsafe_programs": self._unsafe,
             "checks": kept,
+            "approve": approve.words(),
+            "tools": outside.names,
+            "mcp": _remembered(mcp),
         }
         if input is not None:
             await asyncio.to_thread(self._take_in, id_, Path(input))
@@ -147,7 +168,9 @@ class MegaGraph:
             ledger.recruited(boss_spec(), "start"),
         )
         run = Run(self.home, id_, scenario)
-        run.begin(choice, limits, self._unsafe, self._prompts_for(scenario), prices, self._callbacks)
+        run.begin(
+            choice, limits, self._unsafe, self._prompts_for(scenario), prices, self._callbacks, None, approve, outside
+        )
         return run
 
     async def resume(self, run: str, *, limits: Limits | None = None, pool: Pool | None = None) -> Run:
@@ -177,13 +200,20 @@ class MegaGraph:
         choice = self._choose(model, opened.scenario, rules, base_url, settings.get("own_models", {}))
         unsafe = self._unsafe or settings["unsafe_programs"]
         prices = {**parse_prices(settings.get("prices", {})), **self._prices}
-        await asyncio.to_thread(_must_know_cost, limits, choice, prices)
-        opened.begin(choice, limits, unsafe, self._prompts_for(opened.scenario), prices, self._callbacks, pool)
+        approve = self._approve or Approve.parse(settings.get("approve", []))
+        await asyncio.to_thread(_must_know_cost, limits, choice, prices, approve)
+        mcp = self._mcp or settings.get("mcp") or opened.scenario.mcp
+        outside = await self._outside(mcp, settings.get("tools", []))
+        prompts = self._prompts_for(opened.scenario)
+        opened.begin(choice, limits, unsafe, prompts, prices, self._callbacks, pool, approve, outside)
         settings |= {
             "limits": limits.model_dump(),
             "prices": prices,
             "base_url": choice.base_url,
             "models": choice.rules.model_dump(),
+            "approve": approve.words(),
+            "tools": sorted({*outside.names, *outside.gone}),
+            "mcp": _remembered(mcp),
         }
         await self.home.database.write(
             self.home.ledger(opened.id).update_run(
@@ -316,17 +346,30 @@ class MegaGraph:
             choice = with_rules(choice, first, choose)
         return choice
 
+    async def _outside(self, mcp: Path | str | Mapping[str, Any] | None, before: Sequence[str] = ()) -> OutsideTools:
+        """The tools from outside, of which there were these `before`; MCP servers are asked for theirs."""
+        entries = await asyncio.to_thread(read_mcp, mcp) if mcp else {}
+        servers = McpServers(entries)
+        tools = accepted([*self._tools, *await servers.tools()], TOOLBOX.names)
+        return OutsideTools(tools, gone=before, close=servers.aclose)
+
     def _prompts_for(self, scenario: Scenario) -> Prompts:
         folders = [self._prompts, scenario.folder and scenario.folder / "prompts", self.home.path / "prompts"]
         return Prompts([folder for folder in folders if folder])
 
 
-def _must_know_cost(limits: Limits, choice: ModelChoice, prices: Prices) -> None:
-    """Raise `UsageError` where the cost is limited and a model's price is not known."""
-    if limits.cost_usd is None:
+def _remembered(mcp: Path | str | Mapping[str, Any] | None) -> str:
+    """The file with the MCP servers, to be found again from anywhere. What was given itself may hold secrets."""
+    return str(Path(mcp).absolute()) if isinstance(mcp, str | Path) else ""
+
+
+def _must_know_cost(limits: Limits, choice: ModelChoice, prices: Prices, approve: Approve) -> None:
+    """Raise `UsageError` where the cost is limited, or to be approved, and a model's price is not known."""
+    asked, most = ("cost_usd", limits.cost_usd) if limits.cost_usd is not None else ("approve cost", approve.cost_usd)
+    if most is None:
         return
     if unknown := [label for label, price in prices_of(choice, prices).items() if price is None]:
         raise UsageError(
-            f"cost_usd={limits.cost_usd:g} cannot be held: the price of {', '.join(unknown)} is not known.",
-            "Give it as `prices` in the scenario or to MegaGraph, or leave cost_usd out.",
+            f"{asked}={most:g} cannot be held: the price of {', '.join(unknown)} is not known.",
+            f"Give it as `prices` in the scenario or to MegaGraph, or leave {asked} out.",
         )

@@ -241,6 +241,11 @@ def _branches(db: Tables) -> None:
         db.conn.execute(f"ALTER TABLE runs ADD COLUMN {column} TEXT")
 
 
+def _question_kinds(db: Tables) -> None:
+    """What a question to a person is: one of an agent's, or an approval that a policy asks for."""
+    db.conn.execute("ALTER TABLE questions ADD COLUMN kind TEXT NOT NULL DEFAULT 'question'")
+
+
 MIGRATIONS: tuple[Callable[[Tables], None], ...] = (
     _checkpoints,
     _ledger,
@@ -248,6 +253,7 @@ MIGRATIONS: tuple[Callable[[Tables], None], ...] = (
     _packed_checkpoints,
     _evidence,
     _branches,
+    _question_kinds,
 )
 
 

@@ -23,6 +23,7 @@ from megagraph.faults import Fault, explain
 from megagraph.gate import MOST, START, Left, Rank, Rates, gate_to
 from megagraph.json_tools import JsonTools
 from megagraph.model_rules import ModelRules
+from megagraph.outside_tools import OutsideTools
 from megagraph.rehearsal import RehearsalModel, Script
 
 ATTEMPTS = 8
@@ -91,6 +92,8 @@ class Asker:
     team: str = ""
     leads: bool = False
     rank: Callable[[], Rank] = tuple
+    outside: tuple[str, ...] = ()
+    """The tools from outside that it has."""
 
 
 def choose_model(
@@ -193,22 +196,39 @@ class _Bound(Protocol):
     async def ainvoke(self, messages: Any, config: RunnableConfig | None = None, /) -> AIMessage: ...
 
 
+@dataclass(frozen=True)
+class _Ready:
+    """A model with its tools."""
+
+    bound: _Bound
+    direct: Callable[..., Awaitable[AIMessage]] | None = None
+    """Asks the model without LangChain's detour, where it knows how."""
+
+    async def answer(self, messages: Sequence[BaseMessage], config: RunnableConfig | None) -> AIMessage:
+        if config is None and self.direct is not None:
+            return await self.direct(messages)
+        return await self.bound.ainvoke(messages, config)
+
+
+def _bound(chat: BaseChatModel, tools: Sequence[dict[str, Any]], *, by_schema: bool) -> _Ready:
+    if by_schema:
+        return _Ready(JsonTools(chat, tools))
+    bound = chat.bind_tools(list(tools))
+    direct = getattr(chat, "answer_directly", None)
+    known = direct is not None and isinstance(bound, RunnableBinding)
+    return _Ready(bound, partial(direct, **bound.kwargs) if known else None)
+
+
 class Model:
     """One opened model with its tools bound."""
 
-    def __init__(self, choice: ModelChoice, tools: Sequence[dict[str, Any]]) -> None:
+    def __init__(self, choice: ModelChoice, tools: Sequence[dict[str, Any]], outside: OutsideTools) -> None:
         self.choice = choice
         self._chat = choice.make()
-        self._bound: _Bound
-        self._direct: Callable[..., Awaitable[AIMessage]] | None = None
-        """Asks the model without LangChain's detour, where it knows how."""
-        if choice.tools == "json":
-            self._bound = JsonTools(self._chat, tools)
-        else:
-            self._bound = bound = self._chat.bind_tools(list(tools))
-            direct = getattr(self._chat, "answer_directly", None)
-            if direct is not None and isinstance(bound, RunnableBinding):
-                self._direct = partial(direct, **bound.kwargs)
+        self._tools = tools
+        self._outside = outside
+        self._bound: dict[tuple[str, ...], _Ready] = {}
+        """By the tools from outside that are bound besides megagraph's own."""
         key = choice.provider if choice.provider is not None else object()
         start = START if choice.provider is not None else MOST
         self.gate = gate_to(key, choice.base_url or choice.label, choice.rates, start)
@@ -223,8 +243,9 @@ class Model:
     ) -> Answer:
         """One answer. Raises `ModelError` when it failed for good; calls `retrying` before each new attempt."""
         began, attempts, retries = time.monotonic(), 0, 0
+        bound = self._bound_with(asker.outside)
         while True:
-            outcome = await self._once(asker, messages, config)
+            outcome = await self._once(asker, bound, messages, config)
             if isinstance(outcome, AIMessage):
                 return Answer(fit(outcome, messages), time.monotonic() - began, retries, self.choice.label)
             attempts += 2 if outcome.kind == "timeout" else 1
@@ -240,20 +261,27 @@ class Model:
             delay = _delay(outcome, retries)
             retries += 1
             retrying(outcome.reason, delay)
-            await self._line.rest(delay)
+            await self._line.rest(delay, asker.name)
+
+    def _bound_with(self, outside: tuple[str, ...]) -> _Ready:
+        """The model with megagraph's tools and these from outside."""
+        ready = self._bound.get(outside)
+        if ready is None:
+            tools = [*self._tools, *self._outside.schemas(outside)]
+            ready = self._bound[outside] = _bound(self._chat, tools, by_schema=self.choice.tools == "json")
+        return ready
 
     async def _once(
-        self, asker: Asker, messages: Sequence[BaseMessage], config: RunnableConfig | None
+        self, asker: Asker, bound: _Ready, messages: Sequence[BaseMessage], config: RunnableConfig | None
     ) -> AIMessage | Fault:
         """One attempt, and what the gate learns from it."""
-        said = sum(len(message.text) for message in messages) // 4 if self.choice.rates.tpm else 0
-        estimate = said + self._overhead if self.choice.rates.tpm else 0
-        ticket = await self._line.enter(asker.rank, asker.team, estimate)
+        estimate = 0
+        if self.choice.rates.tpm:
+            said = sum(len(message.text) for message in messages) // 4
+            estimate = said + self._overhead + self._outside.tokens(asker.outside)
+        ticket = await self._line.enter(asker.rank, asker.team, estimate, asker.name)
         try:
-            if config is None and self._direct is not None:
-                message = await self._direct(messages)
-            else:
-                message = await self._bound.ainvoke(messages, config)
+            message = await bound.answer(messages, config)
         except Exception as error:
             fault = explain(error)
             if fault.kind in ("refused", "timeout"):
@@ -278,6 +306,9 @@ class Model:
     def leave(self, error: Exception) -> None:
         self._line.leave(error)
 
+    def dismiss(self, name: str) -> None:
+        self._line.dismiss(name)
+
     async def aclose(self) -> None:
         if close := getattr(self._chat, "aclose", None):
             await close()
@@ -286,23 +317,30 @@ class Model:
 class Models:
     """The models of a run, each opened when it is first asked. Close them when the run stops."""
 
-    def __init__(self, choice: ModelChoice, tools: Sequence[dict[str, Any]]) -> None:
+    def __init__(
+        self, choice: ModelChoice, tools: Sequence[dict[str, Any]], outside: OutsideTools | None = None
+    ) -> None:
         self.choice = choice
         self._tools = tools
+        self._outside = outside or OutsideTools()
         self._open: dict[str, Model] = {}
         self._left: Exception | None = None
+        self._dismissed: set[str] = set()
 
     async def ask(
         self, asker: Asker, messages: Sequence[BaseMessage], retrying: Retry, config: RunnableConfig | None = None
     ) -> Answer:
         """The answer of the model that is this agent's by the rules, or of one that stands in for it.
 
-        Raises `ModelError` where all of them have failed for good, and `Left` where the run stops meanwhile.
+        Raises `ModelError` where all of them have failed for good, and `Left` where the run stops meanwhile or
+        the agent is dismissed.
         """
         messages = well_formed(messages)
         chain = [self._opened(name) for name in self.choice.rules.chain(asker.name, leads=asker.leads)]
         failed: ModelError | None = None
         for i, model in enumerate(chain):
+            if asker.name in self._dismissed:
+                raise Left
             if model.out is not None:
                 failed = failed or model.out
                 continue
@@ -323,6 +361,12 @@ class Models:
         for model in self._open.values():
             model.leave(self._left)
 
+    def dismiss(self, name: str) -> None:
+        """The agent is dismissed: it waits no longer for a call, and no call is made for it any more."""
+        self._dismissed.add(name)
+        for model in self._open.values():
+            model.dismiss(name)
+
     async def aclose(self) -> None:
         await asyncio.gather(*(model.aclose() for model in self._open.values()))
 
@@ -330,7 +374,7 @@ class Models:
         choice = self.choice.others[name] if name else self.choice
         model = self._open.get(choice.label)
         if model is None:
-            model = self._open[choice.label] = Model(choice, self._tools)
+            model = self._open[choice.label] = Model(choice, self._tools, self._outside)
             if self._left is not None:
                 model.leave(self._left)
         return model

@@ -19,6 +19,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphInterrupt
 from langgraph.runtime import RunControl
 
+from megagraph.approvals import EVERYONE, Approve
 from megagraph.errors import ToolError
 from megagraph.events import Event, EventKind, Found
 from megagraph.files.workspace import Workspace
@@ -28,6 +29,7 @@ from megagraph.ledger import Ledger
 from megagraph.limits import NOTHING, Meter
 from megagraph.mailroom import Mailroom
 from megagraph.models import Asker, Models
+from megagraph.outside_tools import OutsideTools
 from megagraph.prices import Price
 from megagraph.programs.sandbox import ProgramLimits, Sandbox
 from megagraph.prompts import Prompts
@@ -75,6 +77,10 @@ class Organisation:
     """The turns of which an earlier process finished at least one tool call."""
     answers: dict[str, str] = field(default_factory=dict)
     """A person's answers, by question."""
+    outside: OutsideTools = field(default_factory=OutsideTools)
+    """The tools that were brought from outside."""
+    approve: Approve = field(default_factory=Approve)
+    """What a person wants to be asked about."""
     last_event: int = 0
     version: str = ""
     """The latest version of the shared files."""
@@ -85,6 +91,7 @@ class Organisation:
     programs_at_once: asyncio.Semaphore = field(init=False)
     """Held by whoever runs a program to its end: each may use much of the machine."""
     _closing: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    _told: set[tuple[EventKind, str]] = field(default_factory=set)
     _usual: float | None = None
     _noted: float = field(default_factory=time.monotonic)
     mailroom: Mailroom = field(init=False)
@@ -147,6 +154,12 @@ class Organisation:
         if report.accepted:
             self.emit("accepted", name, why="", evidence=list(evidence))
 
+    def first(self, kind: EventKind, id_: str) -> bool:
+        """Whether this is the first time, in this process, that an event of this kind is due for what has this id."""
+        first = (kind, id_) not in self._told
+        self._told.add((kind, id_))
+        return first
+
     def spec(self, name: str) -> AgentSpec:
         return self.mailroom.places[name].spec
 
@@ -170,8 +183,26 @@ class Organisation:
     def asker(self, name: str) -> Asker:
         """The agent as one of those who wait for a model."""
         place = self.mailroom.places[name]
-        leads = not place.spec.lead or bool(place.members)
-        return Asker(name, place.spec.lead, leads, lambda: (-self._held_up(name), place.spec.depth))
+        return Asker(
+            name,
+            place.spec.lead,
+            self.leads(name),
+            lambda: (-self._held_up(name), place.spec.depth),
+            self.outside_of(name),
+        )
+
+    def gone(self, name: str) -> bool:
+        """Whether the agent was dismissed, while the run goes on."""
+        return self.mailroom.closed(name) and not self.stopped
+
+    def leads(self, name: str) -> bool:
+        """Whether the agent is the boss, or has recruited."""
+        place = self.mailroom.places[name]
+        return not place.spec.lead or bool(place.members)
+
+    def outside_of(self, name: str) -> tuple[str, ...]:
+        """The tools from outside that the agent has."""
+        return self.outside.of(name, leads=self.leads(name))
 
     def _held_up(self, name: str) -> int:
         """How many agents cannot go on, or not come to their end, before this one has moved.
@@ -233,7 +264,9 @@ class Organisation:
         """Hand a person's answers to those who asked; the ids of questions begin with the agent's name."""
         for question, answer in answers.items():
             if self.answers.setdefault(question, answer) == answer:
-                self.mailroom.answered(question.partition("/")[0])
+                asker = question.partition("/")[0]
+                for name in self.mailroom.asking if asker == EVERYONE else [asker]:
+                    self.mailroom.answered(name)
 
     def park(self) -> GraphInterrupt:
         """What a node raises to stay unfinished: it writes nothing and runs again on resume."""
@@ -248,6 +281,8 @@ class Organisation:
     def say_closed(self, names: Iterable[str]) -> None:
         """Tell that these agents' work is over, once that is noted."""
         for name in names:
+            self.models.dismiss(name)
+            self.meter.let_go(name)
             self.emit("closed", name)
 
     def deliver(self, letters: Iterable[Letter]) -> None:

@@ -7,6 +7,8 @@ change by the agent that started it, under the same rules as any other.
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
@@ -23,7 +25,11 @@ from megagraph.programs.process import Outcome, program_argv
 from megagraph.programs.process import run_program as run_to_end
 from megagraph.programs.sandbox import Sandbox
 from megagraph.programs.terminal import Terminals
-from megagraph.tools import Args, Caller, Result, Tool
+from megagraph.tools import Args, Caller, Permit, Result, Shown, Tool
+
+_SHOWN = 4_000
+"""Characters of a program that a person is shown before it runs."""
+_SHOWN_INPUT = 500
 
 
 class RunProgram(Args):
@@ -54,6 +60,21 @@ class StopProgram(Args):
     """Arguments of `stop_program`."""
 
     program: int
+
+
+async def show_program(caller: Caller, args: RunProgram | StartProgram) -> Shown:
+    """The program that is to run, as a person is asked to approve it: its command line and its text."""
+    _sandbox(caller.org)
+    stdin = getattr(args, "stdin", "")
+    given = f"\nIts input: {stdin[:_SHOWN_INPUT]!r}" if stdin else ""
+    try:
+        text = (await asyncio.to_thread(caller.org.workspace.read, args.path)).text
+    except ToolError:
+        text = ""
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
+    shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}\n(… {len(text) - _SHOWN:,} characters more)"
+    question = f"May `{caller.spec.name}` run this program?\n{shlex.join([args.path, *args.args])}{given}"
+    return Shown(f"{question}\n--- {args.path}\n{shown.rstrip()}\n---" if text else question, digest)
 
 
 async def run_program(caller: Caller, args: RunProgram, effect: str) -> Result:
@@ -203,8 +224,8 @@ async def _taken_over(caller: Caller, outcome: Outcome, version: str, path: str,
 
 
 PROGRAM_TOOLS = (
-    Tool("run_program", RunProgram, run_program),
-    Tool("start_program", StartProgram, start_program),
+    Tool("run_program", RunProgram, run_program, Permit("programs", show_program)),
+    Tool("start_program", StartProgram, start_program, Permit("programs", show_program)),
     Tool("send_input", SendInput, send_input),
     Tool("stop_program", StopProgram, stop_program),
 )

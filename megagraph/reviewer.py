@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage, ToolMessage
@@ -28,7 +28,8 @@ from megagraph.organisation import Organisation
 from megagraph.program_tools import RunProgram
 from megagraph.prompts import ToolText
 from megagraph.specs import BOSS
-from megagraph.tools import Args, Request, Result, Tool
+from megagraph.tools import Args, Result, Tool
+from megagraph.turns import Request
 
 ROUNDS = 12
 """Model calls of one review."""
@@ -159,8 +160,11 @@ async def _turn(of: _Review, step: int, messages: Sequence[BaseMessage], heard: 
         return await org.ledger.answered(of.name, step)
     lead = org.spec(of.agent).lead or BOSS
     claim = await reserve(org, of.name, step, messages, of.agent)
+    if claim is None:
+        raise BranchStopped("the work it reviews is over")
     texts = [heard] if heard else []
-    return await ask_model(org, claim, org.reviewers, org.asker(lead), messages, texts, (), shown_as=of.agent)
+    asker = replace(org.asker(lead), outside=())
+    return await ask_model(org, claim, org.reviewers, asker, messages, texts, (), shown_as=of.agent)
 
 
 async def _look(of: _Review, step: int, request: Request) -> ToolRow:

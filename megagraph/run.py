@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables import RunnableConfig
 
+from megagraph.approvals import HOW, Approve, Decision, matter_of
 from megagraph.control import say
 from megagraph.errors import UsageError
 from megagraph.events import Event, EventKind
@@ -22,6 +23,7 @@ from megagraph.home import Home
 from megagraph.ledger import Ledger
 from megagraph.limits import Limits, Pool
 from megagraph.models import ModelChoice
+from megagraph.outside_tools import OutsideTools
 from megagraph.prices import Prices
 from megagraph.prompts import Prompts
 from megagraph.scenario import Scenario
@@ -235,7 +237,7 @@ class Run:
         return follow_from_afar(self._home, self.id, after, agent, kinds)
 
     def questions(self) -> list[dict[str, Any]]:
-        """The open questions to a person: `id`, `agent`, `question`, `asked`."""
+        """The open questions to a person: `id`, `agent`, `question`, `kind` (`question` or `approval`), `asked`."""
         return self._ledger.questions()
 
     def __aiter__(self) -> AsyncIterator[Event]:
@@ -274,14 +276,24 @@ class Run:
         return await asyncio.to_thread(self.outcome)
 
     async def answer(self, question: str, answer: str) -> None:
-        """Answer an open question, by its id. Raises `UsageError` where there is none of that id."""
-        open_ = {row["id"]: row["agent"] for row in await asyncio.to_thread(self.questions)}
+        """Answer an open question, by its id. Raises `UsageError` where there is none of that id.
+
+        An approval takes `yes`, `yes, always` (which answers the open ones of its kind, too), or `no: reason`.
+        """
+        open_ = {row["id"]: row["kind"] for row in await asyncio.to_thread(self.questions)}
         if question not in open_:
             raise UsageError(
                 f"run {self.id[:8]} has no open question `{question}`.",
                 f"Open: {', '.join(open_) or 'none'}.",
             )
-        await self._home.database.write(self._ledger.answer(question, answer))
+        answered = [question]
+        if open_[question] == "approval":
+            decision = Decision.read(answer)
+            if decision is None:
+                raise UsageError(f"`{answer.strip()[:60]}` is neither yes nor no.", HOW)
+            if decision.always:
+                answered = [id_ for id_ in open_ if matter_of(id_) == matter_of(question)]
+        await self._home.database.write(*(self._ledger.answer(id_, answer) for id_ in answered))
         if self._session is not None:
             await self._session.answers_have_come()
         else:
@@ -330,6 +342,8 @@ class Run:
         prices: Prices | None = None,
         callbacks: Sequence[BaseCallbackHandler] = (),
         pool: Pool | None = None,
+        approve: Approve | None = None,
+        outside: OutsideTools | None = None,
     ) -> None:
         """Go to work in this event loop, where the run was left. The run's lock is taken before this returns.
 
@@ -339,7 +353,18 @@ class Run:
         lock = self._home.lock(self.id)
         lock.__enter__()
         session = Session(
-            self._home, self.id, self.scenario, choice, limits, prompts, unsafe, prices or {}, callbacks, pool
+            self._home,
+            self.id,
+            self.scenario,
+            choice,
+            limits,
+            prompts,
+            unsafe,
+            prices or {},
+            callbacks,
+            pool,
+            approve or Approve(),
+            outside or OutsideTools(),
         )
 
         async def work() -> None:

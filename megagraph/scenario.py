@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from megagraph.approvals import Approve
 from megagraph.checks import Check, JudgeCheck, ScenarioCheck
 from megagraph.errors import UsageError
 from megagraph.guards import Guards
@@ -37,6 +38,8 @@ class _File(BaseModel):
     guards: dict[str, Any] = {}
     prices: dict[str, Any] = {}
     models: dict[str, Any] = {}
+    approve: list[str] | str = []
+    mcp: dict[str, Any] | str = ""
     checks: list[ScenarioCheck] = []
     rehearsal: str = ""
     play: str = ""
@@ -58,6 +61,10 @@ class Scenario:
     prices: Prices = field(default_factory=dict)
     models: ModelRules = field(default_factory=ModelRules)
     """Which agent is answered by which model, where the caller names none."""
+    approve: Approve = field(default_factory=Approve)
+    """What a person wants to be asked about, where the caller says nothing."""
+    mcp: Path | Mapping[str, Any] | None = None
+    """MCP servers: a file, or what one holds."""
     checks: tuple[Check, ...] = ()
     """What decides what the result is worth, when the boss has handed it in."""
     rehearsal: str = ""
@@ -145,7 +152,7 @@ def load_scenario(folder: Path, parameters: Mapping[str, Any] | None = None) -> 
         values = settle(file.parameters, parameters or {})
         goal, own_limits, own_programs = fill(own, values) if values else own
         limits, prices = Limits.parse(own_limits), parse_prices(file.prices)
-        models = ModelRules.parse(file.models)
+        models, approve = ModelRules.parse(file.models), Approve.parse(file.approve)
     except UsageError as error:
         raise UsageError(f"{path}: {error.message}", error.hint) from error
     try:
@@ -168,6 +175,8 @@ def load_scenario(folder: Path, parameters: Mapping[str, Any] | None = None) -> 
         guards=guards,
         prices=prices,
         models=models,
+        approve=approve,
+        mcp=folder.absolute() / file.mcp if isinstance(file.mcp, str) and file.mcp else file.mcp or None,
         checks=tuple(file.checks),
         rehearsal=file.rehearsal,
         play=file.play,
@@ -195,4 +204,5 @@ def _known(model: type[BaseModel]) -> str:
 
 def _named_files(file: _File) -> list[str]:
     judges = [check.judge for check in file.checks if isinstance(check, JudgeCheck)]
-    return [name for name in (file.goal_file, file.rehearsal, *judges) if name]
+    mcp = file.mcp if isinstance(file.mcp, str) else ""
+    return [name for name in (file.goal_file, file.rehearsal, mcp, *judges) if name]

@@ -15,6 +15,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphDrained, GraphInterrupt
 
 from megagraph.agent import TOOLBOX
+from megagraph.approvals import Approve
 from megagraph.control import Word, listening
 from megagraph.errors import LimitReached, SandboxUnavailable
 from megagraph.events import TOKENS
@@ -25,6 +26,7 @@ from megagraph.ledger import Ledger
 from megagraph.limits import NEARLY, NOTHING, Limits, Meter, Pool
 from megagraph.models import ModelChoice, Models
 from megagraph.organisation import Organisation
+from megagraph.outside_tools import OutsideTools
 from megagraph.prices import Price, Prices, find_price
 from megagraph.programs.sandbox import Sandbox, choose_sandbox
 from megagraph.prompts import Prompts
@@ -59,6 +61,8 @@ class Session:
     """Handlers of LangChain that are told of every node, model call and tool call."""
     pool: Pool | None = None
     """Limits that it shares with other runs."""
+    approve: Approve = field(default_factory=Approve)
+    outside: OutsideTools = field(default_factory=OutsideTools)
     stream: Stream = field(default_factory=Stream)
     _org: Organisation | None = None
     _stop: str = ""
@@ -83,7 +87,7 @@ class Session:
         used = sum(self._ledger.used_by().values(), start=NOTHING)
         meter = Meter(self.limits, used=used, seconds=before, pool=self.pool)
         prices = await asyncio.to_thread(prices_of, self.choice, self.prices)
-        models = Models(self.choice, TOOLBOX.schemas(self.prompts.tools))
+        models = Models(self.choice, TOOLBOX.schemas(self.prompts.tools), self.outside)
         reviewers = Models(self.choice, reviewer_schemas(self.prompts.reviewer_tools))
         sandbox, why_not = await asyncio.to_thread(_sandbox, self.unsafe_programs)
         try:
@@ -106,6 +110,8 @@ class Session:
                             no_sandbox=why_not,
                             scratch=scratch,
                             programs=self.scenario.programs,
+                            approve=self.approve,
+                            outside=self.outside,
                             stream=self.stream,
                             traced=is_traced(self.callbacks),
                         )
@@ -122,8 +128,7 @@ class Session:
         finally:
             self._org = None
             self.home.saver.forget(self.run)
-            await models.aclose()
-            await reviewers.aclose()
+            await asyncio.gather(models.aclose(), reviewers.aclose(), self.outside.aclose())
             self.home.database.post(self._ledger.update_run(seconds=meter.seconds))
             # Raises what became of all that was written without waiting.
             await self.home.database.write()
@@ -134,6 +139,7 @@ class Session:
         self._org = org
         # Some may have come since the organisation was restored, when nobody was there to hand them to.
         await self.answers_have_come()
+        known = set(org.answers)
         if self._stop:
             org.stop(self._stop)
         self._note("running", "")
@@ -150,7 +156,7 @@ class Session:
         report = await self._run_graph(org)
         if report is not None and not org.stopped:
             await self._judge(org, report)
-        elif not org.stopped and await asyncio.to_thread(self._ledger.unused_answers) > 0:
+        elif not org.stopped and await asyncio.to_thread(self._ledger.unused_answers) - known:
             return True
         else:
             await self._leave(org)

@@ -13,7 +13,7 @@ from megagraph.errors import ToolError
 from megagraph.guards import duplicate_of
 from megagraph.limits import Part
 from megagraph.specs import NAME, RESERVED_NAMES, AgentSpec, Letter, Report
-from megagraph.tools import Args, Caller, Result, Tool
+from megagraph.tools import Args, Caller, Permit, Result, Shown, Tool
 
 MAX_LETTER = 8_000
 """Characters of one letter. What is longer belongs into a file."""
@@ -119,6 +119,19 @@ async def recruit(caller: Caller, args: Recruit, effect: str) -> Result:
         statements=[org.ledger.recruited(spec, effect) for spec in specs],
         after=after,
     )
+
+
+async def show_plan(caller: Caller, args: Recruit) -> Shown | None:
+    """The first recruits of a run, as a person is asked to approve them."""
+    if len(caller.org.mailroom.places) > 1:
+        return None
+    _check_recruits(caller, args.agents)
+    lines = [f"May `{caller.spec.name}` recruit these agents?"]
+    for wish in args.agents:
+        after = f", after {', '.join(wish.depends_on)}" if wish.depends_on else ""
+        owes = f", delivers {', '.join(wish.deliverables)}" if wish.deliverables else ""
+        lines.append(f"- {wish.name}: {wish.role}{after}{owes}. {wish.instructions[:500]}")
+    return Shown("\n".join(lines))
 
 
 def _check_recruits(caller: Caller, wishes: Sequence[Recruitment]) -> None:
@@ -300,7 +313,7 @@ def _must_be_quiet(caller: Caller) -> None:
 
 
 TEAM_TOOLS = (
-    Tool("recruit", Recruit, recruit),
+    Tool("recruit", Recruit, recruit, Permit("plan", show_plan)),
     Tool("talk", Talk, talk),
     Tool("read_letters", ReadLetters, read_letters),
     Tool("dismiss", Dismiss, dismiss),

@@ -10,19 +10,23 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from langgraph.errors import GraphBubbleUp
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from megagraph.approvals import Matter
 from megagraph.database import Statement
 from megagraph.errors import SandboxUnavailable, ToolError, UsageError
 from megagraph.ledger import ToolRow
 from megagraph.organisation import Organisation
+from megagraph.outside_tools import OutsideTool, arguments_of, plain
 from megagraph.prompts import ToolText
+from megagraph.questions import approve
 from megagraph.specs import AgentSpec
 from megagraph.tracing import tool_span
+from megagraph.turns import Done, Request, contradiction, groups
 
 _TOLD = 200
 """Characters of an argument or a result that those who watch are told."""
@@ -65,17 +69,46 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """What a person is asked to approve. `what` tells one content of it from another."""
+
+    question: str
+    what: str = ""
+
+
+@dataclass(frozen=True)
+class Permit:
+    """What a person may want to be asked about before a tool is used."""
+
+    matter: Matter
+    show: Callable[[Caller, Any], Awaitable[Shown | None]]
+    """What they are shown; None where there is nothing to ask. Raises `ToolError` where the call cannot be anyway."""
+
+    async def objection(self, caller: Caller, args: BaseModel, effect: str) -> str:
+        """Why a person does not want it; empty where they do, or need not be asked. Waits for their answer."""
+        if not getattr(caller.org.approve, self.matter):
+            return ""
+        while (shown := await self.show(caller, args)) is not None:
+            if why := await approve(caller.org, caller.spec.name, effect, self.matter, shown.question, shown.what):
+                return why
+            if await self.show(caller, args) in (shown, None):
+                break
+        return ""
+
+
+@dataclass(frozen=True)
 class Tool:
     """One tool: its name, its arguments, and what it does."""
 
     name: str
-    args: type[Args]
+    args: type[BaseModel]
     run: Callable[[Caller, Any, str], Awaitable[Result]]
     """Given the caller, the checked arguments, and an id that is the same again after a crash."""
+    permit: Permit | None = None
 
     def schema(self, text: ToolText) -> dict[str, Any]:
         """The tool as an OpenAI function, described as in `text`."""
-        parameters = _plain(self.args.model_json_schema())
+        parameters = plain(self.args.model_json_schema())
         parameters.pop("description", None)
         for path, description in text.arguments.items():
             _argument(parameters, path.split("."))["description"] = description
@@ -86,14 +119,11 @@ class Tool:
 
 
 @dataclass(frozen=True)
-class Request:
-    """One tool call of a turn as the model wrote it. `problem` says why it cannot even be tried."""
+class _Ready:
+    """A call that can be tried."""
 
-    index: int
-    id: str
-    tool: str
-    args: Mapping[str, Any]
-    problem: str = ""
+    tool: Tool
+    args: BaseModel
 
 
 class Toolbox:
@@ -101,6 +131,10 @@ class Toolbox:
 
     def __init__(self, tools: Sequence[Tool]) -> None:
         self._tools = {tool.name: tool for tool in tools}
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._tools)
 
     def schemas(self, texts: Mapping[str, ToolText]) -> list[dict[str, Any]]:
         """The tools that are described, as OpenAI functions. Raises `UsageError` for a text without its tool."""
@@ -111,28 +145,30 @@ class Toolbox:
     async def perform(self, caller: Caller, requests: Sequence[Request], done: Mapping[int, ToolRow]) -> list[ToolRow]:
         """Carry out the calls of one turn, those in `done` excepted; neighbours of one tool at the same time."""
         rows: list[ToolRow] = []
-        for group in _groups(requests):
-            why = ""
-            if any("report" in row.effects for row in rows):
-                why = "not carried out: with `finish` your turn was over."
-            elif caller.org.mailroom.closed(caller.spec.name):
-                why = "not carried out: you have been dismissed."
-            if why:
-                group = [replace(request, problem=request.problem or why) for request in group]
-            finished = await asyncio.gather(*(self._one(caller, request, done.get(request.index)) for request in group))
+        for group in groups(requests):
+            ended = [Done(row.tool, row.ok, "report" in row.effects) for row in rows]
+            # A person is asked one thing after the other.
+            ready = [
+                None if r.index in done else await self._permitted(caller, r, _why_not(caller, r, requests, ended))
+                for r in group
+            ]
+            finished = await asyncio.gather(
+                *(
+                    self._one(caller, request, call) if call is not None else _done(done[request.index])
+                    for request, call in zip(group, ready, strict=True)
+                )
+            )
             for row in finished:
                 _apply(caller, row.effects)
             rows += finished
         return rows
 
-    async def _one(self, caller: Caller, request: Request, done: ToolRow | None) -> ToolRow:
-        if done is not None:
-            return done
+    async def _one(self, caller: Caller, request: Request, ready: _Ready | Result) -> ToolRow:
         org, name = caller.org, caller.spec.name
         started, clock = time.time(), time.monotonic()
         call = {"tool": request.tool, "step": caller.step, "index": request.index}
         org.emit("tool_started", name, **call, args={key: _shortened(value) for key, value in request.args.items()})
-        result = await (self._traced(caller, request) if org.traced else self._result(caller, request))
+        result = await (self._traced if org.traced else self._result)(caller, request, ready)
         row = ToolRow(name, caller.step, request.index, request.tool, result.ok, result.text, result.effects)
         seconds = time.monotonic() - clock
         statement = org.ledger.tool_call(row, args=request.args, started=started, seconds=seconds, version=org.version)
@@ -142,30 +178,55 @@ class Toolbox:
         org.emit("tool", name, **call, ok=result.ok, seconds=round(seconds, 3), result=result.text[:_TOLD])
         return row
 
-    async def _traced(self, caller: Caller, request: Request) -> Result:
+    async def _traced(self, caller: Caller, request: Request, ready: _Ready | Result) -> Result:
         """`_result` as a span."""
         span = await tool_span(caller.org.ledger.run, caller.spec.name, caller.step, request.tool, request.args)
         try:
-            result = await self._result(caller, request)
+            result = await self._result(caller, request, ready)
         except BaseException as error:
             await span.on_tool_error(error)
             raise
         await (span.on_tool_end(result.text) if result.ok else span.on_tool_error(ToolError(result.text)))
         return result
 
-    async def _result(self, caller: Caller, request: Request) -> Result:
-        described = caller.org.prompts.tools
-        tool = self._tools.get(request.tool) if request.tool in described else None
+    async def _permitted(self, caller: Caller, request: Request, contradicted: str) -> _Ready | Result:
+        """The call, ready to be made; or why it is not, be it by a person's word."""
+        ready = self._ready(caller, request)
+        if contradicted and not isinstance(ready, Result):
+            return _refusal(caller, request, contradicted)
+        if isinstance(ready, Result) or ready.tool.permit is None:
+            return ready
+        try:
+            why = await ready.tool.permit.objection(caller, ready.args, _effect(caller, request))
+        except ToolError as error:
+            return Result(f"Error: {error}", ok=False)
+        return Result(f"Error: not carried out, since a person did not approve it: {why}", ok=False) if why else ready
+
+    def _ready(self, caller: Caller, request: Request) -> _Ready | Result:
         if request.problem:
             return _refusal(caller, request, request.problem)
+        described, outside = caller.org.prompts.tools, caller.org.outside
+        tool = self._tools.get(request.tool) if request.tool in described else None
+        theirs = caller.org.outside_of(caller.spec.name)
+        if tool is None and request.tool in theirs and (brought := outside.get(request.tool)) is not None:
+            tool = _as_tool(brought, request.args)
+        if tool is None and request.tool in outside.gone:
+            text = f"Error: `{request.tool}` was given to this run before, and is not given any more. Do without it."
+            return Result(text, ok=False)
         if tool is None:
-            return _refusal(caller, request, f"there is no tool `{request.tool}`. Your tools: {', '.join(described)}.")
+            has = ", ".join((*described, *theirs))
+            return _refusal(caller, request, f"there is no tool `{request.tool}`. Your tools: {has}.")
         try:
-            args = tool.args.model_validate(request.args)
+            return _Ready(tool, tool.args.model_validate(request.args))
         except ValidationError as error:
             return _refusal(caller, request, f"wrong arguments for `{tool.name}`: {_problems(error)}")
+
+    async def _result(self, caller: Caller, request: Request, ready: _Ready | Result) -> Result:
+        if isinstance(ready, Result):
+            return ready
+        tool = ready.tool
         try:
-            return await tool.run(caller, args, f"{caller.spec.name}/{caller.step}/{request.index}")
+            return await tool.run(caller, ready.args, _effect(caller, request))
         except (ToolError, SandboxUnavailable) as error:
             return Result(f"Error: {error}", ok=False)
         except GraphBubbleUp:
@@ -174,6 +235,35 @@ class Toolbox:
             # A fault of a tool is the model's to work around: the run goes on.
             caller.org.emit("failed", caller.spec.name, tool=tool.name, error=repr(error)[:500])
             return Result(f"Error: `{tool.name}` failed: {type(error).__name__}: {error}"[:2000], ok=False)
+
+
+def _why_not(caller: Caller, request: Request, requests: Sequence[Request], ended: Sequence[Done]) -> str:
+    """Why a call is not carried out, although it could be; empty where it is."""
+    why = contradiction(request, requests, ended)
+    return why or ("not carried out: you have been dismissed." if caller.org.mailroom.closed(caller.spec.name) else "")
+
+
+class _Anything(BaseModel):
+    """Arguments that somebody else checks."""
+
+
+def _as_tool(outside: OutsideTool, args: Mapping[str, Any]) -> Tool:
+    """A tool from outside as one of ours, for one call."""
+
+    async def run(caller: Caller, _: BaseModel, effect: str) -> Result:
+        text, ok = await outside.call(args, effect)
+        return Result(text if ok else f"Error: {text}", ok)
+
+    return Tool(outside.name, arguments_of(outside.langchain) or _Anything, run)
+
+
+def _effect(caller: Caller, request: Request) -> str:
+    """The id of what a call does; the same again after a crash."""
+    return f"{caller.spec.name}/{caller.step}/{request.index}"
+
+
+async def _done(row: ToolRow) -> ToolRow:
+    return row
 
 
 def _refusal(caller: Caller, request: Request, why: str) -> Result:
@@ -187,42 +277,6 @@ def _shortened(value: Any) -> Any:
         return value
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return text[:_TOLD]
-
-
-def _groups(requests: Sequence[Request]) -> list[list[Request]]:
-    """Runs of neighbouring calls that may go on at the same time: one tool, different paths."""
-    groups: list[list[Request]] = []
-    for request in requests:
-        last = groups[-1] if groups else []
-        same = bool(last) and last[0].tool == request.tool
-        if (
-            same
-            and request.tool not in _ONE_BY_ONE
-            and all(
-                other.args.get("path") != request.args.get("path") or request.tool == "run_program" for other in last
-            )
-        ):
-            last.append(request)
-        else:
-            groups.append([request])
-    return groups
-
-
-_ONE_BY_ONE = frozenset(
-    {
-        "ask_human",
-        "dismiss",
-        "finish",
-        "list_files",
-        "recruit",
-        "send_input",
-        "start_program",
-        "stop_program",
-        "talk",
-        "update_todo",
-    }
-)
-"""Tools whose calls build on one another: order is kept, and a second one sees what the first one did."""
 
 
 def _apply(caller: Caller, effects: Mapping[str, Any]) -> None:
@@ -245,20 +299,3 @@ def _argument(parameters: dict[str, Any], path: Sequence[str]) -> dict[str, Any]
         if node is None:
             raise UsageError(f"tools.yaml describes the argument {'.'.join(path)}, and there is no such argument.")
     return node
-
-
-def _plain(schema: dict[str, Any]) -> dict[str, Any]:
-    """A JSON Schema without references and titles, which not every server understands."""
-    definitions = schema.pop("$defs", {})
-
-    def walk(node: Any) -> Any:
-        if isinstance(node, list):
-            return [walk(item) for item in node]
-        if not isinstance(node, dict):
-            return node
-        if "$ref" in node:
-            return walk(definitions[node["$ref"].rsplit("/", 1)[-1]])
-        return {key: walk(value) for key, value in node.items() if not (key == "title" and isinstance(value, str))}
-
-    plain: dict[str, Any] = walk(schema)
-    return plain
