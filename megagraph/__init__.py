@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from megagraph.errors import MegagraphError
     from megagraph.limits import Limits
     from megagraph.mega import MegaGraph
+    from megagraph.outside_tools import OutsideTool
     from megagraph.run import Result, Run
     from megagraph.scenario import Scenario
 
@@ -39,6 +40,7 @@ __all__ = [
     "MatchCheck",
     "MegaGraph",
     "MegagraphError",
+    "OutsideTool",
     "Result",
     "ReviewCheck",
     "Run",
@@ -59,6 +61,7 @@ _HOMES = {
     "Limits": "limits",
     "MegaGraph": "mega",
     "MegagraphError": "errors",
+    "OutsideTool": "outside_tools",
     "Result": "run",
     "Run": "run",
     "Scenario": "scenario",

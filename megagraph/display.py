@@ -152,6 +152,10 @@ def _next_steps(run: Run, result: Result, home: Path) -> list[str]:
         return [f"Use it: {program()} files {short}{where} --out result{play}"]
     steps = []
     for question in run.questions():
+        if question["kind"] == "approval":
+            steps.append(f"{question['agent']} waits for an approval:\n{clean(question['question'])}")
+            steps.append(f"  megagraph answer {short} {question['id']} yes{where}")
+            continue
         steps.append(f"{question['agent']} asks: {one_line(question['question'], 2000)}")
         steps.append(f'  {program()} answer {short} {question["id"]} "…"{where}')
     if result.status != "running":

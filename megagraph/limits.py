@@ -186,6 +186,8 @@ class Meter:
             pool.meters.append(self)
         self.peak = 0
         """The most calls that were in flight at once."""
+        self.promised_usd = 0.0
+        """What the calls in flight are expected to cost."""
         self.overhead = 0
         """Input tokens of a call beyond its messages: the tools are described in them."""
         self.nearly: Callable[[str, float, float], None] = lambda limit, used, allowed: None
@@ -273,6 +275,7 @@ class Meter:
         """Give back a reserved call that was not answered."""
         for account in claim.accounts:
             account.give_back(claim.expected)
+        self.promised_usd -= claim.expected.cost_usd
         self._next()
 
     def let_go(self, agent: str = "") -> None:
@@ -281,7 +284,7 @@ class Meter:
             if agent in ("", claim.agent) and not future.done():
                 future.set_result(False)
         self._waiting = deque((claim, future) for claim, future in self._waiting if not future.done())
-        self._call_in()
+        self._next()
 
     def _all_of_run(self) -> Iterator[tuple[str, float, float]]:
         for name, allowed in self._run.allowed.items():
@@ -312,6 +315,7 @@ class Meter:
         for account in claim.accounts:
             account.hold(claim.expected)
         self.peak = max(self.peak, self.in_flight)
+        self.promised_usd += claim.expected.cost_usd
         return True
 
     def _next(self) -> None:

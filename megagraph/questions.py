@@ -70,10 +70,13 @@ async def approve_cost(org: Organisation, name: str, expected: float) -> bool:
     False where the agent is not to go on: its work is over, or the person said no and the run stops.
     """
     most = org.approve.cost_usd
-    if most is None or org.meter.used.cost_usd + expected <= most or approved_always(org, "cost"):
+    if most is None:
+        return True
+    meter = org.meter
+    if meter.used.cost_usd + meter.promised_usd + expected <= most or approved_always(org, "cost"):
         return True
     id_ = f"{EVERYONE}/cost={most!r}"
-    spent = dollars(org.meter.used.cost_usd)
+    spent = dollars(meter.used.cost_usd)
     question = f"The run has cost {spent}, and the next model calls bring it above {dollars(most)}. May it go on?"
     answer = await ask(org, name, id_, f"{question}\nAnswer `yes`, or `no: REASON`.", "approval")
     if answer is None:

@@ -26,7 +26,7 @@ from megagraph.ledger import Ledger
 from megagraph.limits import NEARLY, NOTHING, Limits, Meter, Pool
 from megagraph.models import ModelChoice, Models
 from megagraph.organisation import Organisation
-from megagraph.outside_tools import OutsideTools
+from megagraph.outside_tools import OutsideTools, tokens_of
 from megagraph.prices import Price, Prices, find_price
 from megagraph.programs.sandbox import Sandbox, choose_sandbox
 from megagraph.prompts import Prompts
@@ -87,7 +87,9 @@ class Session:
         used = sum(self._ledger.used_by().values(), start=NOTHING)
         meter = Meter(self.limits, used=used, seconds=before, pool=self.pool)
         prices = await asyncio.to_thread(prices_of, self.choice, self.prices)
-        models = Models(self.choice, TOOLBOX.schemas(self.prompts.tools), self.outside)
+        schemas = TOOLBOX.schemas(self.prompts.tools)
+        meter.overhead = tokens_of(schemas)
+        models = Models(self.choice, schemas, self.outside)
         reviewers = Models(self.choice, reviewer_schemas(self.prompts.reviewer_tools))
         sandbox, why_not = await asyncio.to_thread(_sandbox, self.unsafe_programs)
         try:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from megagraph.approvals import dollars
 from megagraph.events import Event
 from megagraph.specs import BOSS
 from megagraph.speed import Speed
@@ -55,6 +56,8 @@ class AgentView:
     calls: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    cost_usd: float | None = 0.0
+    """US dollars; None where the price of a call is not known."""
     members: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     """The files that it was the last to change; known after `View.credit`."""
@@ -90,6 +93,7 @@ class AgentView:
             "calls": self.calls,
             "input_tokens": self.input_tokens,
             "output_tokens": self.output_tokens,
+            "cost_usd": self.cost_usd,
             "files": list(self.files),
             "members": list(self.members),
         }
@@ -107,6 +111,8 @@ class View:
         """How many recruits' reports are accepted."""
         self.calls = 0
         self.input_tokens = 0
+        self.cost_usd: float | None = 0.0
+        """US dollars; None where the price of a call is not known."""
         self.output_tokens = 0
         self.retries = 0
         self.bad_answers = 0
@@ -140,6 +146,7 @@ class View:
             case "thought":
                 self.calls += 1
                 self.input_tokens += int(data["input_tokens"])
+                self.cost_usd = _sum(self.cost_usd, data.get("cost"))
                 self.output_tokens += int(data["output_tokens"])
                 self._speed.called(event.time, int(data["output_tokens"]))
             case "retry":
@@ -194,6 +201,7 @@ class View:
                 agent.calls += 1
                 agent.input_tokens += int(data["input_tokens"])
                 agent.output_tokens += int(data["output_tokens"])
+                agent.cost_usd = _sum(agent.cost_usd, data.get("cost"))
                 agent.state, agent.note = "acting", ", ".join(data["calls"]) or str(data["text"])
             case "tool_started":
                 agent.note = str(data["tool"])
@@ -267,6 +275,8 @@ class View:
             f"{self.input_tokens:,} tokens in",
             f"{self.output_tokens:,} out",
         ]
+        if cost := self.cost_usd:
+            parts.append(dollars(cost))
         if self.retries:
             parts.append("1 retry" if self.retries == 1 else f"{self.retries} retries")
         if self.bad_answers:
@@ -319,6 +329,10 @@ def plain_line(event: Event) -> str | None:
             said = next((data[key] for key in ("why", "question", "answer", "error", "reason") if data.get(key)), "")
             what = event.kind.removeprefix("run_").replace("_", " ") + (f": {said}" if said else "")
     return f"{time.strftime('%H:%M:%S', time.localtime(event.time))} {who}  {one_line(what)}"
+
+
+def _sum(cost: float | None, more: float | None) -> float | None:
+    return None if cost is None or more is None else cost + more
 
 
 def many(number: int, thing: str) -> str:

@@ -28,6 +28,7 @@ def runs(
     """List the runs of the home, newest first."""
     from rich.table import Table
 
+    from megagraph.approvals import dollars
     from megagraph.display import terminal
     from megagraph.foreground import dump_result
     from megagraph.home import home_path, is_home
@@ -59,13 +60,15 @@ def runs(
             terminal().print(picture)
         return
     table = Table(box=None, pad_edge=False)
-    for name in ("run", "status", "checks", "scenario or goal", "model", "calls", "started"):
-        table.add_column(name, no_wrap=True, overflow="ellipsis", justify="right" if name == "calls" else "left")
+    for name in ("run", "status", "checks", "scenario or goal", "model", "calls", "cost", "started"):
+        right = name in ("calls", "cost")
+        table.add_column(name, no_wrap=True, overflow="ellipsis", justify="right" if right else "left")
     for row, result in zip(rows, results, strict=True):
         status, checks = _status(result), _checks(result)
         started = datetime.datetime.fromtimestamp(row["created"]).strftime("%m-%d %H:%M")
         what = clean(row["scenario"]) or one_line(row["goal"], 60)
-        table.add_row(result.run[:8], status, checks, what, clean(row["model"]), str(result.calls), started)
+        cost = dollars(result.cost_usd) if result.cost_usd else ""
+        table.add_row(result.run[:8], status, checks, what, clean(row["model"]), str(result.calls), cost, started)
     terminal().print(table)
 
 

@@ -13,6 +13,7 @@ from megagraph.errors import HomeError, UsageError
 if TYPE_CHECKING:
     from megagraph.limits import Limits
     from megagraph.mega import MegaGraph
+    from megagraph.model_rules import ModelRules
 
 app = typer.Typer(
     name="megagraph",
@@ -32,7 +33,37 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, as docs/cli.md d
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, the beginning of it, or `last`.")]
 Model = Annotated[
     str | None,
-    typer.Option("--model", help="openai:NAME, or `rehearsal` for a scenario's scripted model."),
+    typer.Option(
+        "--model",
+        help="openai:NAME, or `rehearsal` for a scenario's scripted model. Options go behind NAME, as in"
+        " NAME?tools=json&in_flight=4: tools=json (offer tools by JSON Schema), in_flight, rpm, tpm, max_tokens,"
+        " base_url, key (the variable with the key).",
+    ),
+]
+Leads = Annotated[
+    str | None,
+    typer.Option("--leads", metavar="MODEL", help="The model of the boss and of whoever has recruited."),
+]
+Leaves = Annotated[
+    str | None,
+    typer.Option("--leaves", metavar="MODEL", help="The model of everybody else."),
+]
+Fallback = Annotated[
+    list[str] | None,
+    typer.Option("--fallback", metavar="MODEL", help="A model to go on with where another fails. Repeatable."),
+]
+Approvals = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--approve",
+        metavar="WHAT",
+        help="Ask before the first recruits (plan), before a program runs (programs), above a cost (cost=5); none"
+        " for nothing. Repeatable.",
+    ),
+]
+Mcp = Annotated[
+    Path | None,
+    typer.Option("--mcp", metavar="FILE", dir_okay=False, help="MCP servers whose tools agents get, as JSON."),
 ]
 BaseUrl = Annotated[
     str | None,
@@ -85,6 +116,15 @@ def pairs_of(flag: str, options: list[str]) -> dict[str, str]:
             raise UsageError(f"`{flag} {option}` is not understood.", "Write it as NAME=VALUE.")
         values[name.strip()] = value.strip()
     return values
+
+
+def rules_of(leads: str | None, leaves: str | None, fallback: list[str] | None) -> ModelRules | None:
+    """Rules for models from the command line; they take the place of a scenario's."""
+    from megagraph.model_rules import ModelRules
+
+    if not (leads or leaves or fallback):
+        return None
+    return ModelRules(leads=leads or "", leaves=leaves or "", fallback=tuple(fallback or ()))
 
 
 def print_json(data: Any) -> None:

@@ -12,10 +12,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from megagraph.cli.options import (
+    Approvals,
     BaseUrl,
+    Fallback,
     Home,
     Json,
+    Leads,
+    Leaves,
     LimitOptions,
+    Mcp,
     Model,
     Out,
     RunId,
@@ -28,6 +33,7 @@ from megagraph.cli.options import (
     open_home,
     pairs_of,
     print_json,
+    rules_of,
 )
 from megagraph.errors import UsageError
 
@@ -42,9 +48,14 @@ def run(
         str, typer.Argument(metavar='SCENARIO|"GOAL"', help="A scenario's name (such as gobang) or folder, or a goal.")
     ],
     model: Model = None,
+    leads: Leads = None,
+    leaves: Leaves = None,
+    fallback: Fallback = None,
     base_url: BaseUrl = None,
     limit: LimitOptions = None,
     set_: SetOptions = None,
+    approve: Approvals = None,
+    mcp: Mcp = None,
     home: Home = None,
     input: Annotated[
         Path | None,
@@ -82,6 +93,9 @@ def run(
         base_url=base_url,
         timeout=timeout,
         unsafe_programs=unsafe_programs,
+        models=rules_of(leads, leaves, fallback),
+        approve=approve or None,
+        mcp=mcp,
     )
     sys.exit(work(mega, start, as_json=as_json, out=out))
 
@@ -90,8 +104,13 @@ def run(
 def resume(
     run_id: RunId = "last",
     model: Model = None,
+    leads: Leads = None,
+    leaves: Leaves = None,
+    fallback: Fallback = None,
     base_url: BaseUrl = None,
     limit: LimitOptions = None,
+    approve: Approvals = None,
+    mcp: Mcp = None,
     home: Home = None,
     out: Out = None,
     unsafe_programs: Unsafe = False,
@@ -114,7 +133,16 @@ def resume(
         return await mega.resume(run_id, limits=limits)
 
     must_exist(home)
-    mega = MegaGraph(model, home=home, base_url=base_url, timeout=timeout, unsafe_programs=unsafe_programs)
+    mega = MegaGraph(
+        model,
+        home=home,
+        base_url=base_url,
+        timeout=timeout,
+        unsafe_programs=unsafe_programs,
+        models=rules_of(leads, leaves, fallback),
+        approve=approve or None,
+        mcp=mcp,
+    )
     sys.exit(work(mega, start, as_json=as_json, out=out))
 
 
@@ -145,12 +173,14 @@ def answer(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Answer an agent's question, or list the open ones.
+    """Answer an agent's question or approve what it is about to do, or list what is open.
+
+    An approval is answered by `yes`, by `yes, always` for the rest of the run, or by `no: REASON`.
 
     A run that is at work takes the answer at once; one that waits for it goes on with `resume`.
     """
     from megagraph.display import home_option, program
-    from megagraph.view import one_line
+    from megagraph.view import clean, one_line
 
     with open_home(home) as mega:
         opened = mega.open(run_id)
@@ -165,7 +195,11 @@ def answer(
     if question is not None:
         print("Answered.")
     for row in left:
-        print(f"{row['id']}  {row['agent']} asks: {one_line(row['question'], 2000)}")
+        if row["kind"] == "approval":
+            # What is to be approved has lines, such as a program's.
+            print(f"{row['id']}  {row['agent']} waits for an approval:\n{clean(row['question'])}")
+        else:
+            print(f"{row['id']}  {row['agent']} asks: {one_line(row['question'], 2000)}")
     if question is None and not left:
         print("No open question.")
     if question is not None and status not in ("running", "done"):
