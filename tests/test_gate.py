@@ -23,10 +23,11 @@ from megagraph.errors import ModelError
 from megagraph.faults import explain
 from megagraph.gate import Gate, Left, Line, Rank, Rates, gate_to
 from megagraph.models import Asker, Model, ModelChoice
-from megagraph.rehearsal import RehearsalModel, Script, finish, recruit
+from megagraph.rehearsal import Brief, RehearsalModel, Script, call, finish, recruit
 from megagraph.run import Run
 from tests.model_server import ModelServer
 from tests.scripts import Play, one
+from tests.test_approvals import hire
 from tests.test_models import key  # noqa: F401 - a fixture for all tests here
 
 MANY = Limits(agents=300, calls=2000, width=300)
@@ -390,5 +391,32 @@ def test_a_pause_does_not_wait_for_those_in_the_line(tmp_path: Path) -> None:
             assert len(server.log) < 10
             assert (await (await mega.resume(run.id)).result()).passed
             assert server.log.repeats() == {}
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("limits", [Limits(), Limits(agents_at_once=1)])
+def test_whoever_is_dismissed_while_it_waits_for_a_call_makes_none(tmp_path: Path, limits: Limits) -> None:
+    crowd = [f"w{i}" for i in range(6)]
+
+    def boss(brief: Brief) -> Play:
+        yield recruit(*map(hire, crowd), work_on=True)
+        yield call("dismiss", agents=crowd)
+        yield finish("alone")
+
+    idle = one("a turn", finish("worked"))
+
+    async def work() -> None:
+        async with ModelServer(Script({"boss": boss, **dict.fromkeys(crowd, idle)}), latency=0.3) as server:
+            model = "openai:scripted?in_flight=1"
+            async with MegaGraph(model, base_url=server.url, home=tmp_path, limits=limits) as mega:
+                run = await mega.start("Dismiss.")
+                result = await run.result()
+                assert result.status == "done"
+                asked = Counter(record.agent for record in server.log)
+                assert asked["boss"] == 3
+                assert sum(asked[name] for name in crowd) <= 2, "those in the line went away without a call"
+                assert result.calls == len(server.log)
+                assert len(result.not_done) >= 4
 
     asyncio.run(work())

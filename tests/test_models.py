@@ -14,10 +14,10 @@ from megagraph.errors import UsageError
 from megagraph.gate import Rates
 from megagraph.model_rules import ModelRules
 from megagraph.models import choose_model
-from megagraph.rehearsal import Script, finish
+from megagraph.rehearsal import Brief, Part, Script, call, finish, recruit, talk, write_file
 from megagraph.run import Result
 from tests.model_server import FAULTS, ModelServer
-from tests.scripts import deep_script, one
+from tests.scripts import Play, deep_script, one
 from tests.test_chaos import EXPECTED
 
 Outcome: TypeAlias = tuple[Result, dict[str, str], Counter[str]]
@@ -282,5 +282,74 @@ def test_a_fallback_at_another_provider_goes_on_when_one_is_down(
             assert (await run.result()).passed
             assert dict(run.files) == EXPECTED
             assert broken.log.answered() == []
+
+    asyncio.run(work())
+
+
+def forgiving_script(leads: int, leaves: int) -> Script:
+    """A boss, leads and leaves. Who leads lets a member that failed try once more, and then does without it."""
+
+    def leading(members: list[str]) -> Part:
+        def lead(brief: Brief) -> Play:
+            heard = yield recruit(*({"name": n, "role": f"the {n}", "instructions": f"be {n}"} for n in members))
+            settled: set[str] = set()
+            failed: Counter[str] = Counter()
+            while True:
+                again = []
+                for sender, kind, _ in heard.letters:
+                    failed[sender] += kind == "failure"
+                    if kind == "failure" and failed[sender] == 1:
+                        again.append(talk(sender, "Try again."))
+                    elif kind in ("failure", "report"):
+                        settled.add(sender)
+                if settled >= set(members):
+                    break
+                heard = yield tuple(again) or "I wait."
+            lost = [name for name in members if failed[name] > 1]
+            if lost:
+                yield call("dismiss", agents=lost)
+            yield finish(f"without {', '.join(lost)}" if lost else "all have reported")
+            yield finish("as it is")
+
+        return lead
+
+    names = [f"lead{i}" for i in range(leads)]
+    parts: dict[str, Part] = {"boss": leading(names)}
+    for name in names:
+        members = [f"{name}_{i}" for i in range(leaves)]
+        parts[name] = leading(members)
+        parts |= {m: one(write_file(f"{m}.txt", m), *[finish(f"{m} is done", [f"{m}.txt"])] * 3) for m in members}
+    return Script(parts)
+
+
+def test_every_fault_at_ten_percent_over_sixty_agents(tmp_path: Path) -> None:
+    agents = 1 + 6 + 6 * 9
+
+    async def work() -> None:
+        script, limits = forgiving_script(6, 9), Limits(calls=4000, agents=agents, rounds=400)
+        async with ModelServer(script, faults=dict.fromkeys(FAULTS, 0.1), seed=2, hang=30.0) as server:
+            async with MegaGraph(
+                "openai:scripted", base_url=server.url, home=tmp_path, timeout=1.0, limits=limits
+            ) as mega:
+                run = await mega.start("Write the files.")
+                result = await run.result()
+                for _ in range(20):
+                    if result.status == "done":
+                        break
+                    assert result.status in ("paused", "failed")
+                    assert "calls in a row failed" in result.reason or "the boss failed" in result.reason
+                    result = await (await mega.resume(run.id)).result()
+                assert result.status == "done"
+                specs = [spec for spec, _, _ in mega.home.ledger(run.id).agents()]
+                assert len(specs) == agents
+                files = set(run.files)
+                done = {spec.name for spec in specs if spec.depth == 2} - {n.partition(" ")[0] for n in result.not_done}
+                assert {f"{name}.txt" for name in done} <= files
+                assert len(files) > 30, "most are done, and those that are not are named"
+            paid = [r.usage for r in server.log if r.status == 200 and r.delivered and r.usage]
+            assert {r.fault for r in server.log} >= set(FAULTS)
+            assert result.calls == len(paid)
+            assert result.input_tokens == sum(usage["prompt_tokens"] for usage in paid)
+            assert result.output_tokens == sum(usage["completion_tokens"] for usage in paid)
 
     asyncio.run(work())

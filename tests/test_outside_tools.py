@@ -151,10 +151,6 @@ def test_a_tool_is_shown_to_those_it_is_for_and_to_nobody_else(tmp_path: Path) -
         OutsideTool(ask_oracle, agents="leaves"),
         OutsideTool(shout, agents=["*_poet", "boss"]),
     ]
-    many = [
-        OutsideTool(tool(f"extra_{i}", description="More. " * 20)(lambda text: text), agents="leaves")  # type: ignore[call-overload]
-        for i in range(0)
-    ]
 
     def boss(brief: Brief) -> Play:
         heard = yield recruit(hire("a_poet"), hire("b"))
@@ -181,7 +177,7 @@ def test_a_tool_is_shown_to_those_it_is_for_and_to_nobody_else(tmp_path: Path) -
     async def work() -> None:
         async with (
             Looking(Script(script)) as server,
-            MegaGraph("openai:scripted", base_url=server.url, home=tmp_path, tools=[*given, *many]) as mega,
+            MegaGraph("openai:scripted", base_url=server.url, home=tmp_path, tools=given) as mega,
         ):
             run = await mega.start("Do it.")
             assert (await run.result()).passed
@@ -326,7 +322,8 @@ def test_a_server_that_cannot_be_used_stops_the_start_in_one_line(tmp_path: Path
         with mega, pytest.raises(UsageError, match="the MCP server `odd` cannot be used: ") as refused:
             mega.run("Do it.")
         assert "\n" not in str(refused.value)
-        assert mega.home.runs() == [], "nothing was begun"
+        with MegaGraph(home=tmp_path) as looking:
+            assert looking.home.runs() == [], "nothing was begun"
 
 
 def test_servers_come_from_a_file_of_the_command_line_or_of_a_scenario(
