@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import pytest
 
-from megagraph import Limits, MegaGraph
+from megagraph import Limits, MegaGraph, models
 from megagraph.errors import UsageError
 from megagraph.gate import Rates
 from megagraph.model_rules import ModelRules
@@ -322,14 +322,16 @@ def forgiving_script(leads: int, leaves: int) -> Script:
     return Script(parts)
 
 
-def test_every_fault_at_ten_percent_over_sixty_agents(tmp_path: Path) -> None:
+def test_every_fault_at_ten_percent_over_sixty_agents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     agents = 1 + 6 + 6 * 9
+    for name, seconds in (("FIRST_DELAY", 0.02), ("LONGEST_DELAY", 0.1)):
+        monkeypatch.setattr(models, name, seconds)
 
     async def work() -> None:
         script, limits = forgiving_script(6, 9), Limits(calls=4000, agents=agents, rounds=400)
         async with ModelServer(script, faults=dict.fromkeys(FAULTS, 0.1), seed=2, hang=30.0) as server:
             async with MegaGraph(
-                "openai:scripted", base_url=server.url, home=tmp_path, timeout=1.0, limits=limits
+                "openai:scripted", base_url=server.url, home=tmp_path, timeout=0.3, limits=limits
             ) as mega:
                 run = await mega.start("Write the files.")
                 result = await run.result()

@@ -65,15 +65,16 @@ def test_what_may_go_on_at_the_same_time(calls: list[tuple[str, dict[str, object
     assert [len(group) for group in groups(requests)] == ([2] if together else [1, 1])
 
 
-def boss_alone(*turns: tuple[Call, ...]) -> tuple[Part, list[Heard]]:
-    heard_all: list[Heard] = []
+def boss_alone(*turns: tuple[Call, ...]) -> tuple[Part, dict[int, Heard]]:
+    """A boss that makes these turns and finishes, and what it heard after each."""
+    heard: dict[int, Heard] = {}
 
     def boss(brief: Brief) -> Play:
-        for turn in turns:
-            heard_all.append((yield turn))
+        for i, turn in enumerate(turns):
+            heard[i] = yield turn
         yield finish("at last")
 
-    return boss, heard_all
+    return boss, heard
 
 
 def test_finish_stands_for_a_turn_in_which_all_went_well(tmp_path: Path) -> None:
@@ -95,25 +96,25 @@ def test_a_second_finish_does_not_hide_why_the_first_was_refused(tmp_path: Path)
 
 
 def test_recruits_and_finish_in_one_answer(tmp_path: Path) -> None:
-    heard_all: list[Heard] = []
+    kept: dict[int, Heard] = {}
 
     def boss(brief: Brief) -> Play:
         heard = yield recruit(hire("a")), finish("they work")
-        heard_all.append(heard)
+        kept[0] = heard
         yield from wait_for(heard, ["a"])
         yield finish("done")
 
     result, _ = play(tmp_path, {"boss": boss, "a": one(write_file("a.txt", "a"), finish("a is done", ["a.txt"]))})
     assert result.passed and result.report is not None and result.report.summary == "done"
-    assert "your team is still at work: a" in heard_all[0].results[1]
+    assert "your team is still at work: a" in kept[0].results[1]
 
 
 def test_dismissing_and_writing_and_recruiting_in_one_answer(tmp_path: Path) -> None:
-    heard_all: list[Heard] = []
+    kept: dict[int, Heard] = {}
 
     def boss(brief: Brief) -> Play:
         heard = yield recruit(hire("a"), hire("b")), recruit(hire("c")), recruit(hire("c") | {"role": "another"})
-        heard_all.append(heard)
+        kept[0] = heard
         heard = yield (
             call("dismiss", agents=["a"]),
             talk("a", "are you there?"),
@@ -123,7 +124,7 @@ def test_dismissing_and_writing_and_recruiting_in_one_answer(tmp_path: Path) -> 
             recruit(hire("d")),
             call("dismiss", agents=["d"]),
         )
-        heard_all.append(heard)
+        kept[1] = heard
         yield from wait_for(heard, ["c"])
         yield finish("done")
 
@@ -131,7 +132,7 @@ def test_dismissing_and_writing_and_recruiting_in_one_answer(tmp_path: Path) -> 
     script = {"boss": boss, "a": waits, "b": waits, "c": one(finish("c")), "c_2": one(finish("c_2")), "d": waits}
     result, _ = play(tmp_path, script)
     assert result.status == "done"
-    taken, turn = heard_all[0].results, heard_all[1].results
+    taken, turn = kept[0].results, kept[1].results
     assert "c is called c_2, since the name was taken" in taken[2] or "would do the job of `c`" in taken[2]
     assert turn[0].startswith("Dismissed: a")
     assert "`a` cannot be reached" in turn[1]
