@@ -331,7 +331,7 @@ def test_every_fault_at_ten_percent_over_sixty_agents(tmp_path: Path, monkeypatc
         script, limits = forgiving_script(6, 9), Limits(calls=4000, agents=agents, rounds=400)
         async with ModelServer(script, faults=dict.fromkeys(FAULTS, 0.1), seed=2, hang=30.0) as server:
             async with MegaGraph(
-                "openai:scripted", base_url=server.url, home=tmp_path, timeout=0.3, limits=limits
+                "openai:scripted", base_url=server.url, home=tmp_path, timeout=0.2, limits=limits
             ) as mega:
                 run = await mega.start("Write the files.")
                 result = await run.result()
