@@ -33,7 +33,7 @@ def poet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_the_python_of_the_readme_runs(poet: None, capsys: pytest.CaptureFixture[str]) -> None:
-    assert len(PYTHON) == 4
+    assert len(PYTHON) == 5
     said = []
     for text in PYTHON:
         exec(compile(text, "README.md", "exec"), {"__name__": "readme"})
@@ -41,8 +41,9 @@ def test_the_python_of_the_readme_runs(poet: None, capsys: pytest.CaptureFixture
     assert said[0].endswith("done A poem.\nwaves\n\n")
     assert said[1].startswith("True 2 ")
     assert said[2].startswith("paused limit reached: calls=1")
-    assert "graph TD" in said[3]
-    assert "boss 1 " in said[3]
+    assert said[3] == "done\n"
+    assert "graph TD" in said[4]
+    assert "boss 1 " in said[4]
 
 
 def test_the_scenario_of_the_readme_runs(
