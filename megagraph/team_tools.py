@@ -130,7 +130,8 @@ async def show_plan(caller: Caller, args: Recruit) -> Shown | None:
     for wish in args.agents:
         after = f", after {', '.join(wish.depends_on)}" if wish.depends_on else ""
         owes = f", delivers {', '.join(wish.deliverables)}" if wish.deliverables else ""
-        lines.append(f"- {wish.name}: {wish.role}{after}{owes}. {wish.instructions[:500]}")
+        told = " ".join(wish.instructions.split())[:300]
+        lines.append(f"- {wish.name}: {wish.role}{after}{owes}. {told}")
     return Shown("\n".join(lines))
 
 
