@@ -275,10 +275,10 @@ class Model:
         self, asker: Asker, bound: _Ready, messages: Sequence[BaseMessage], config: RunnableConfig | None
     ) -> AIMessage | Fault:
         """One attempt, and what the gate learns from it."""
-        estimate = 0
+        said = estimate = 0
         if self.choice.rates.tpm:
-            said = sum(len(message.text) for message in messages) // 4
-            estimate = said + self._overhead + self._outside.tokens(asker.outside)
+            said = sum(len(message.text) for message in messages) // 4 + self._outside.tokens(asker.outside)
+            estimate = said + self._overhead
         ticket = await self._line.enter(asker.rank, asker.team, estimate, asker.name)
         try:
             message = await bound.answer(messages, config)

@@ -23,7 +23,8 @@ from megagraph.errors import ModelError
 from megagraph.faults import explain
 from megagraph.gate import Gate, Left, Line, Rank, Rates, gate_to
 from megagraph.models import Asker, Model, ModelChoice
-from megagraph.rehearsal import Brief, RehearsalModel, Script, call, finish, recruit
+from megagraph.rehearsal import Brief, RehearsalModel, Script, finish, recruit
+from megagraph.rehearsal import call as tool_call
 from megagraph.run import Run
 from tests.model_server import ModelServer
 from tests.scripts import Play, one
@@ -401,7 +402,7 @@ def test_whoever_is_dismissed_while_it_waits_for_a_call_makes_none(tmp_path: Pat
 
     def boss(brief: Brief) -> Play:
         yield recruit(*map(hire, crowd), work_on=True)
-        yield call("dismiss", agents=crowd)
+        yield tool_call("dismiss", agents=crowd)
         yield finish("alone")
 
     idle = one("a turn", finish("worked"))
