@@ -222,11 +222,13 @@ def _bound(chat: BaseChatModel, tools: Sequence[dict[str, Any]], *, by_schema: b
 class Model:
     """One opened model with its tools bound."""
 
-    def __init__(self, choice: ModelChoice, tools: Sequence[dict[str, Any]], outside: OutsideTools) -> None:
+    def __init__(
+        self, choice: ModelChoice, tools: Sequence[dict[str, Any]], outside: OutsideTools | None = None
+    ) -> None:
         self.choice = choice
         self._chat = choice.make()
         self._tools = tools
-        self._outside = outside
+        self._outside = outside or OutsideTools()
         self._bound: dict[tuple[str, ...], _Ready] = {}
         """By the tools from outside that are bound besides megagraph's own."""
         key = choice.provider if choice.provider is not None else object()

@@ -239,8 +239,9 @@ class Toolbox:
 
 def _why_not(caller: Caller, request: Request, requests: Sequence[Request], ended: Sequence[Done]) -> str:
     """Why a call is not carried out, although it could be; empty where it is."""
-    why = contradiction(request, requests, ended)
-    return why or ("not carried out: you have been dismissed." if caller.org.mailroom.closed(caller.spec.name) else "")
+    if caller.org.mailroom.closed(caller.spec.name):
+        return "not carried out: you have been dismissed."
+    return contradiction(request, requests, ended)
 
 
 class _Anything(BaseModel):
