@@ -27,7 +27,7 @@ _CALL = (
 _TOOL = "agent, step, idx, tool, args, started, seconds, ok, result, effects, version"
 _LETTER = "id, sender, recipient, kind, text, sent"
 _EVIDENCE = 'id, agent, "check", passed, detail, version, found'
-_QUESTION = "id, agent, question, asked, answer, answered"
+_QUESTION = "id, agent, question, kind, asked, answer, answered"
 _EVENT = "seq, time, kind, agent, data"
 _OF_RUN = ("run_started", "run_resumed", "run_paused", "unpriced", "branched")
 
