@@ -158,10 +158,12 @@ class Session:
         report = await self._run_graph(org)
         if report is not None and not org.stopped:
             await self._judge(org, report)
-        elif not org.stopped and await asyncio.to_thread(self._ledger.unused_answers) - known:
+            return False
+        # In this order: what is answered between the two is not open, and is found among the answers.
+        open_ = len(await asyncio.to_thread(self._ledger.questions))
+        if not org.stopped and await asyncio.to_thread(self._ledger.unused_answers) - known:
             return True
-        else:
-            await self._leave(org)
+        self._leave(org, open_)
         return False
 
     async def _run_graph(self, org: Organisation) -> dict[str, Any] | None:
@@ -207,9 +209,8 @@ class Session:
         passed = Report.load(report).accepted and all(verdict["passed"] for verdict in verdicts)
         org.emit("run_ended", passed=passed)
 
-    async def _leave(self, org: Organisation) -> None:
-        """Note why the organisation stopped before its end."""
-        open_ = len(await asyncio.to_thread(self._ledger.questions))
+    def _leave(self, org: Organisation, open_: int) -> None:
+        """Note why the organisation stopped before its end, with so many questions open."""
         asking = f"{open_} open question{'s' if open_ != 1 else ''}"
         if org.failed:
             self._note("failed", org.stopped)
