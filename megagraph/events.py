@@ -136,6 +136,8 @@ class Thought(TypedDict):
     seconds: float
     input_tokens: int
     output_tokens: int
+    cost: float | None
+    """US dollars; None where the price is not known."""
     calls: list[str]
     """The tools asked for."""
     text: str
@@ -237,10 +239,11 @@ class Reminded(TypedDict):
 
 
 class Asking(TypedDict, total=False):
-    """It asks a person (`id`, `question`), and then waits for the answer (`why`)."""
+    """It asks a person (`id`, `question`, `about`: the kind of the question), and then waits for the answer (`why`)."""
 
     id: str
     question: str
+    about: str
     why: str
 
 

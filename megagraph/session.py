@@ -202,7 +202,7 @@ class Session:
                 org.emit("check", **verdict.dump())
         except GraphInterrupt:
             # A review met a limit: the checks are run again when the run is resumed.
-            await self._leave(org)
+            self._leave(org, len(await asyncio.to_thread(self._ledger.questions)))
             return
         database.post(self._ledger.update_run(verdicts=json.dumps(verdicts, ensure_ascii=False), ended=time.time()))
         self._note("done", "")
