@@ -215,8 +215,9 @@ def _bound(chat: BaseChatModel, tools: Sequence[dict[str, Any]], *, by_schema: b
         return _Ready(JsonTools(chat, tools))
     bound = chat.bind_tools(list(tools))
     direct = getattr(chat, "answer_directly", None)
-    known = direct is not None and isinstance(bound, RunnableBinding)
-    return _Ready(bound, partial(direct, **bound.kwargs) if known else None)
+    if direct is None or not isinstance(bound, RunnableBinding):
+        return _Ready(bound)
+    return _Ready(bound, partial(direct, **bound.kwargs))
 
 
 class Model:

@@ -66,7 +66,9 @@ def contradiction(request: Request, requests: Iterable[Request], done: Sequence[
     if any(call.tool == "finish" for call in done):
         return "not carried out: the `finish` before it in the same turn was refused. Read why first."
     failed = next((call.tool for call in done if not call.ok), None) or next(
-        (other.tool for other in requests if other.problem), None
+        # Prose beside a call may have been read as one without a name: nothing was meant by it.
+        (other.tool for other in requests if other.problem and other.tool),
+        None,
     )
     if failed is not None:
         return (
