@@ -65,14 +65,12 @@ def contradiction(request: Request, requests: Iterable[Request], done: Sequence[
         return ""
     if any(call.tool == "finish" for call in done):
         return "not carried out: the `finish` before it in the same turn was refused. Read why first."
-    failed = next((call.tool for call in done if not call.ok), None) or next(
-        # Prose beside a call may have been read as one without a name: nothing was meant by it.
-        (other.tool for other in requests if other.problem and other.tool),
-        None,
-    )
-    if failed is not None:
+    failed = [call.tool for call in done if not call.ok] + [other.tool for other in requests if other.problem]
+    # Prose beside a call may have been read as a call without a name: nothing was meant by it.
+    named = next((tool for tool in failed if tool), "")
+    if named:
         return (
-            f"not handed in: `{failed[:64]}` in the same turn was not carried out or failed. Look at its result first."
+            f"not handed in: `{named[:64]}` in the same turn was not carried out or failed. Look at its result first."
         )
     return ""
 
