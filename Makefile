@@ -36,6 +36,7 @@ format: $(READY) ## Format the code.
 	$(BIN)/ruff format .
 
 bench: $(READY) ## Measure, and print the tables of benchmarks/README.md.
+	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.organisation
 	$(BIN)/python -m benchmarks.barrier
 	$(BIN)/python -m benchmarks.files
