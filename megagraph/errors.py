@@ -52,6 +52,12 @@ class RunBusy(MegagraphError):
     code = "run-busy"
 
 
+class ArchiveError(MegagraphError):
+    """An exported run cannot be taken in: it is damaged, was tampered with, or comes from a newer megagraph."""
+
+    code = "archive"
+
+
 class ModelError(MegagraphError):
     """A model call failed for good: retries are used up, or retrying cannot help.
 

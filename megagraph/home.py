@@ -8,7 +8,7 @@ import fcntl
 import os
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import IO, Any
 from uuid import UUID
@@ -23,6 +23,8 @@ from megagraph.saver import Saver
 
 DEFAULT_HOME = Path(".megagraph")
 _DATABASE = "megagraph.db"
+_MOMENT = 5.0
+"""Seconds for which a lock on the home is waited for."""
 
 
 def home_path(path: Path | str | None = None) -> Path:
@@ -98,7 +100,7 @@ class Home:
     def lock(self, run: str) -> Iterator[None]:
         """Hold a run for this process, as long as it lives. Raises `RunBusy` where another one holds it."""
         path = self.path / "locks" / str(UUID(run))
-        with path.open("a+") as file:
+        with self._held("working", fcntl.LOCK_SH, "is being vacuumed", 0), path.open("a+") as file:
             try:
                 _take(file)
             except BlockingIOError:
@@ -116,14 +118,43 @@ class Home:
     @contextmanager
     def at_rest(self, run: str) -> Iterator[None]:
         """Keep everybody from working on a run while it is read. Raises `RunBusy` where somebody does."""
-        with (self.path / "locks" / str(UUID(run))).open("a") as file:
+        with self.making(), (self.path / "locks" / str(UUID(run))).open("a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise RunBusy(
-                    f"run {run[:8]} is at work, and can only be branched at rest.",
+                    f"run {run[:8]} is at work, and can only be branched or saved at rest.",
                     f"Pause it first: `megagraph pause {run[:8]}`, or `await run.pause()`.",
                 ) from None
+            yield
+
+    def making(self) -> AbstractContextManager[None]:
+        """Hold this while there are files of a run that no row names yet, so that nobody takes them for leftovers."""
+        return self._held("making", fcntl.LOCK_SH, "is being tidied up")
+
+    def tidying(self) -> AbstractContextManager[None]:
+        """Keep everybody from making runs: what no row names now is a leftover. Raises `RunBusy` where one is made."""
+        return self._held("making", fcntl.LOCK_EX, "has a run that is just being made")
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep everybody from making runs and working on them. Raises `RunBusy` where somebody does."""
+        with self.tidying(), self._held("working", fcntl.LOCK_EX, "has runs at work", 0):
+            yield
+
+    @contextmanager
+    def _held(self, name: str, kind: int, otherwise: str, seconds: float = _MOMENT) -> Iterator[None]:
+        """Hold a lock on the home. Others are waited for that long, then this raises `RunBusy`."""
+        with (self.path / "locks" / name).open("a") as file:
+            until = time.monotonic() + seconds
+            while True:
+                try:
+                    fcntl.flock(file, kind | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > until:
+                        raise RunBusy(f"{self.path} {otherwise}.", "Try again when that is over.") from None
+                    time.sleep(0.02)
             yield
 
     def locked(self, run: str) -> bool:

@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -148,25 +149,27 @@ class MegaGraph:
             "tools": outside.names,
             "mcp": _remembered(mcp),
         }
-        if input is not None:
-            await asyncio.to_thread(self._take_in, id_, Path(input))
-        # The row comes before the work: a run that was accepted is never lost.
-        await self.home.database.write(
-            (
-                "INSERT INTO runs (run, created, status, reason, goal, scenario, model, rehearsal, settings, seconds)"
-                " VALUES (?, ?, 'running', '', ?, ?, ?, ?, ?, 0)",
+        with ExitStack() as held:
+            if input is not None:
+                await asyncio.to_thread(held.enter_context, self.home.making())
+                await asyncio.to_thread(self._take_in, id_, Path(input))
+            # The row comes before the work: a run that was accepted is never lost.
+            await self.home.database.write(
                 (
-                    id_,
-                    time.time(),
-                    scenario.goal,
-                    scenario.name,
-                    choice.label,
-                    int(choice.rehearsal),
-                    json.dumps(settings),
+                    "INSERT INTO runs (run, created, status, reason, goal, scenario, model, rehearsal, settings,"
+                    " seconds) VALUES (?, ?, 'running', '', ?, ?, ?, ?, ?, 0)",
+                    (
+                        id_,
+                        time.time(),
+                        scenario.goal,
+                        scenario.name,
+                        choice.label,
+                        int(choice.rehearsal),
+                        json.dumps(settings),
+                    ),
                 ),
-            ),
-            ledger.recruited(boss_spec(), "start"),
-        )
+                ledger.recruited(boss_spec(), "start"),
+            )
         run = Run(self.home, id_, scenario)
         run.begin(
             choice, limits, self._unsafe, self._prompts_for(scenario), prices, self._callbacks, None, approve, outside

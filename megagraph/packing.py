@@ -44,19 +44,19 @@ class Packed:
         return pack(self._data) if protocol is sqlite3.PrepareProtocol else None
 
 
-def unpack(stored: bytes) -> bytes:
-    """What was packed. Raises `ValueError` where the blob is damaged."""
+def unpack(stored: bytes, most: int = 0) -> bytes:
+    """What was packed. Raises `ValueError` where the blob is damaged, or larger than `most` bytes, if that is given."""
     match stored[:1]:
         case b"\0":
             return stored[1:]
         case b"\1":
             decompressor = zlib.decompressobj(zdict=_WORDS)
             try:
-                data = decompressor.decompress(stored[1:])
+                data = decompressor.decompress(stored[1:], most)
             except zlib.error as error:
                 raise ValueError(str(error)) from error
             if not decompressor.eof:
-                raise ValueError("cut short")
+                raise ValueError("cut short, or too large")
             return data
         case other:
             raise ValueError(f"packed in an unknown way, {other!r}")

@@ -1,13 +1,16 @@
-"""Loose objects of a git repository, put together into one file: less space, and one file in place of many."""
+"""Objects of a git repository, put together into one file: less space, and one file in place of many."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pygit2
+
+from megagraph.files.trees import reachable
 
 MANY = 1000
 """Loose objects that are worth a pack."""
@@ -45,6 +48,49 @@ def _pack(path: Path, least: int) -> int:
         # Its folder stays: somebody may be about to write into it.
         file.unlink(missing_ok=True)
     return len(loose)
+
+
+def repack(path: Path, *, dry_run: bool = False) -> int:
+    """Keep only what the branches of the repository at `path` need, in one pack; the bytes of its objects then.
+
+    Nobody may write meanwhile. A kill at any moment leaves each object that is needed there at least once. With
+    `dry_run` nothing is changed.
+    """
+    repo = pygit2.Repository(str(path))
+    builder = pygit2.PackBuilder(repo)
+    builder.set_threads(1)
+    needed = reachable(repo)
+    for oid in needed:
+        builder.add(oid)
+    making, packs = path / "repack", path / "objects" / "pack"
+    shutil.rmtree(making, ignore_errors=True)
+    making.mkdir()
+    try:
+        if needed:
+            builder.write(str(making))
+        # The pack before its index, by which it is found.
+        made = sorted(making.iterdir(), key=lambda file: file.suffix == ".idx")
+        size = sum(file.stat().st_size for file in made)
+        if dry_run:
+            return size
+        packs.mkdir(exist_ok=True)
+        old = [file for file in packs.iterdir() if file.name not in {new.name for new in made}]
+        for file in made:
+            _sync(file)
+            file.replace(packs / file.name)
+        _sync(packs)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+    for file in sorted(old, key=lambda file: file.suffix != ".idx"):
+        file.unlink(missing_ok=True)
+    for _, file in list(_loose(path / "objects")):
+        file.unlink(missing_ok=True)
+    return size
+
+
+def size_of(path: Path) -> int:
+    """The bytes of the objects of a repository."""
+    return sum(file.stat().st_size for file in (path / "objects").rglob("*") if file.is_file())
 
 
 def _loose(objects: Path) -> Iterator[tuple[str, Path]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import pygit2
 from pygit2.enums import FileMode, ObjectType
@@ -38,6 +38,38 @@ def blob_data(repo: pygit2.Repository, oid: pygit2.Oid) -> bytes:
     blob = repo[oid]
     assert isinstance(blob, pygit2.Blob)
     return blob.data
+
+
+def reachable(repo: pygit2.Repository, tips: Iterable[str] = ()) -> list[pygit2.Oid]:
+    """All objects that these commits need, or all branches: commits first, then trees, then files."""
+    commits: dict[pygit2.Oid, pygit2.Commit] = {}
+    for tip in tips or [str(repo.references[name].target) for name in repo.references]:
+        waiting: list[pygit2.Object] = [repo[tip]]
+        while waiting:
+            commit = waiting.pop()
+            assert isinstance(commit, pygit2.Commit)
+            if commit.id not in commits:
+                commits[commit.id] = commit
+                waiting += commit.parents
+    trees: dict[pygit2.Oid, None] = {}
+    blobs: dict[pygit2.Oid, None] = {}
+    for commit in commits.values():
+        _walk(commit.tree, trees, blobs)
+    return [*commits, *trees, *blobs]
+
+
+def _walk(tree: pygit2.Tree, trees: dict[pygit2.Oid, None], blobs: dict[pygit2.Oid, None]) -> None:
+    waiting = [tree]
+    while waiting:
+        tree = waiting.pop()
+        if tree.id in trees:
+            continue
+        trees[tree.id] = None
+        for entry in tree:
+            if isinstance(entry, pygit2.Tree):
+                waiting.append(entry)
+            else:
+                blobs[entry.id] = None
 
 
 class TreeMaker:
