@@ -6,9 +6,10 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -39,6 +40,9 @@ from megagraph.session import boss_spec, prices_of
 if TYPE_CHECKING:
     from megagraph.branches.edits import Edits
     from megagraph.branches.many import Ranked
+    from megagraph.keeping.deleting import Gone
+    from megagraph.keeping.pruning import Pruned
+    from megagraph.keeping.vacuuming import Vacuumed
 
 
 class MegaGraph:
@@ -258,6 +262,54 @@ class MegaGraph:
     def runs(self) -> list[Run]:
         """All runs of the home, newest first."""
         return [self.open(row["run"]) for row in self.home.runs()]
+
+    # --- house-keeping -----------------------------------------------------------------------------------
+
+    def delete(self, *runs: str, dry_run: bool = False) -> list[Gone]:
+        """Delete runs; their branches keep what they share with them. `dry_run` only says what that would win.
+
+        Raises `RunNotFound`, or `RunBusy` while a process works on one of them; nothing is deleted then.
+        """
+        from megagraph.keeping.deleting import delete_runs
+
+        return delete_runs(self.home, [self.home.find(run)["run"] for run in runs], dry_run=dry_run)
+
+    def prune(
+        self,
+        *,
+        older_than: timedelta | None = None,
+        keep: int | None = None,
+        status: Collection[str] = (),
+        checkpoints: bool = False,
+        dry_run: bool = False,
+    ) -> Pruned:
+        """Delete the runs that all of this holds for, and clear what killed processes have left.
+
+        They are idle for `older_than`, not among the newest `keep`, and stand like one of `status`; with nothing of
+        this given, no run is deleted. With `checkpoints`, those that are done are not deleted: they lose what is
+        needed for nothing but `history` and `branch`. Runs at work are left out.
+        """
+        from megagraph.keeping.pruning import Policy, prune
+
+        return prune(self.home, Policy(older_than, keep, status, checkpoints), dry_run=dry_run)
+
+    def vacuum(self, *, dry_run: bool = False) -> Vacuumed:
+        """Give the space of what was deleted back to the disk. Raises `RunBusy` while any run is at work."""
+        from megagraph.keeping.vacuuming import vacuum
+
+        return vacuum(self.home, dry_run=dry_run)
+
+    def load(self, path: Path | str, *, scenario: Path | str | None = None) -> Run:
+        """Take in what `Run.save` has written, here or elsewhere: under its id or, where that is taken, a new one.
+
+        `scenario` is the folder of its scenario on this machine, if that is not a shipped one. Nothing of the file
+        is trusted. Raises `ArchiveError` where it is damaged or of a newer format; nothing is taken in then.
+        """
+        from megagraph.keeping.loading import load
+
+        return self.open(load(self.home, Path(path), scenario=Path(scenario) if scenario else None).run)
+
+    # --- without await -----------------------------------------------------------------------------------
 
     def run(self, goal: str | Scenario) -> Result:
         """`start` and wait for the end, without `await`; works inside a running event loop too.

@@ -136,6 +136,16 @@ class Run:
         """Write the files to a folder. Raises `UsageError` where that would change a file there."""
         self.workspace.export(folder, overwrite=overwrite)
 
+    def save(self, path: Path | str, *, family: bool = False, overwrite: bool = False) -> Path:
+        """Write the whole run to a zip file, with its branches if `family`: `MegaGraph.load` takes it in elsewhere.
+
+        Raises `RunBusy` while a process works on it, `UsageError` where the file is there already.
+        """
+        from megagraph.keeping.archive import save
+
+        save(self._home, self.id, Path(path), family=family, overwrite=overwrite)
+        return Path(path)
+
     def diff(self, other: Run) -> list[FileDiff]:
         """What leads from the other run's files to this one's."""
         return self.workspace.diff(other.workspace)
@@ -162,6 +172,7 @@ class Run:
         """What every agent did, or one of them, step by step; each step has an address to branch at."""
         from megagraph.branches.history import history
 
+        self._must_be_whole()
         return history(self._home, self.id, agent)
 
     @property
@@ -313,6 +324,7 @@ class Run:
         from megagraph.branches.plan import plan_branch
 
         def make() -> str:
+            self._must_be_whole()
             with self._home.at_rest(self.id):
                 return make_branch(self._home, plan_branch(self._home, self.id, at, Edits.of(edits, changes)))
 
@@ -326,10 +338,18 @@ class Run:
         from megagraph.branches.plan import plan_branch
 
         def plan() -> BranchPlan:
+            self._must_be_whole()
             with self._home.at_rest(self.id):
                 return plan_branch(self._home, self.id, at, Edits.of(edits, changes))
 
         return await asyncio.to_thread(plan)
+
+    def _must_be_whole(self) -> None:
+        if json.loads(self.row["settings"]).get("trimmed"):
+            raise UsageError(
+                f"the checkpoints of run {self.id[:8]} were pruned: it has no steps to look at or to branch from.",
+                f"`megagraph show {self.id[:8]}`, `log` and `report` still tell what it did.",
+            )
 
     # --- working -----------------------------------------------------------------------------------------
 

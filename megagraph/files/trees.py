@@ -46,11 +46,11 @@ def reachable(repo: pygit2.Repository, tips: Iterable[str] = ()) -> list[pygit2.
     for tip in tips or [str(repo.references[name].target) for name in repo.references]:
         waiting: list[pygit2.Object] = [repo[tip]]
         while waiting:
-            commit = waiting.pop()
-            assert isinstance(commit, pygit2.Commit)
-            if commit.id not in commits:
-                commits[commit.id] = commit
-                waiting += commit.parents
+            found = waiting.pop()
+            assert isinstance(found, pygit2.Commit)
+            if found.id not in commits:
+                commits[found.id] = found
+                waiting += found.parents
     trees: dict[pygit2.Oid, None] = {}
     blobs: dict[pygit2.Oid, None] = {}
     for commit in commits.values():

@@ -42,6 +42,9 @@ MOST_BYTES = 4_000_000_000
 
 _MOST_LINE = 150_000_000
 _MOST_MANIFEST = 10_000_000
+_FIRST_DATABASE = 6
+"""The tables when the first archive was written."""
+
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _BROKEN = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError, sqlite3.Error)
 
@@ -132,7 +135,7 @@ def _must_fit(archive: zipfile.ZipFile, manifest: _Manifest, home: Home) -> None
         raise _refusal(ValueError("its runs are not those that it lists"))
     if any(not _is_id(run) for run in ids) or not all(map(_COMMIT.fullmatch, manifest.heads.values())):
         raise _refusal(ValueError("a run has an id that none has"))
-    if manifest.format < 1 or manifest.database < 6:
+    if manifest.format < 1 or manifest.database < _FIRST_DATABASE:
         raise _refusal(ValueError("there never was such a format"))
     most = min(MOST_BYTES, shutil.disk_usage(home.path).free // 2)
     if sum(said.values()) > most:
@@ -270,8 +273,8 @@ def _must_be_theirs(rows: sqlite3.Connection, found: list[TableInfo], runs: list
             raise ValueError("it has rows of runs that it does not list")
     if rows.execute("SELECT count(*) FROM runs").fetchone()[0] != len(runs):
         raise ValueError("it lacks runs that it lists")
-    for table in ("checkpoints", "writes"):
-        sql = f"SELECT count(*) FROM {table} WHERE namespace NOT IN (SELECT id FROM namespaces)"
+    for name in ("checkpoints", "writes"):
+        sql = f"SELECT count(*) FROM {name} WHERE namespace NOT IN (SELECT id FROM namespaces)"
         if rows.execute(sql).fetchone()[0]:
             raise ValueError("it has checkpoints of no run")
 
@@ -329,18 +332,19 @@ def _copy(home: Path, staged: Path) -> None:
         for table in ledger_tables(connection):
             columns = ", ".join(f'"{column}"' for column in table.columns)
             connection.execute(
-                f'INSERT INTO main."{table.name}" ({columns}) SELECT {columns} FROM incoming."{table.name}" ORDER BY rowid'
+                f'INSERT INTO main."{table.name}" ({columns})'
+                f' SELECT {columns} FROM incoming."{table.name}" ORDER BY rowid'
             )
         connection.execute(
             "INSERT INTO main.namespaces (thread_id, checkpoint_ns)"
             " SELECT thread_id, checkpoint_ns FROM incoming.namespaces ORDER BY id"
         )
-        for table, columns in (
+        for name, columns in (
             ("checkpoints", "checkpoint_id, parent_id, body"),
             ("writes", "checkpoint_id, task_id, idx, body"),
         ):
             connection.execute(
-                f"INSERT INTO main.{table} (namespace, {columns}) SELECT new.id, {columns} FROM incoming.{table} t"
+                f"INSERT INTO main.{name} (namespace, {columns}) SELECT new.id, {columns} FROM incoming.{name} t"
                 " JOIN incoming.namespaces old ON old.id = t.namespace JOIN main.namespaces new"
                 " ON new.thread_id = old.thread_id AND new.checkpoint_ns = old.checkpoint_ns ORDER BY t.rowid"
             )

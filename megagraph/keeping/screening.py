@@ -64,6 +64,7 @@ def screen_run(database: Database, run: str) -> None:
     float(row["seconds"] or 0)
     if row["report"]:
         Report.load(json.loads(row["report"]))
+    json.loads(row["branch"] or "{}")
     for verdict in json.loads(row["verdicts"] or "[]"):
         Verdict(**verdict)
     _screen_ledger(database, Ledger(database, run))
@@ -88,7 +89,7 @@ def _screen_ledger(database: Database, ledger: Ledger) -> None:
             raise ValueError("what was heard is no text")
         load_answer(json.loads(row["answer"]))
     for row in database.read("SELECT args, effects FROM tool_calls WHERE run = ?", (ledger.run,)):
-        if not isinstance(json.loads(row["args"]), dict) or not isinstance(json.loads(row["effects"]), dict):
+        if any(not isinstance(json.loads(row[part]), dict) for part in ("args", "effects")):
             raise ValueError("a tool call has no arguments")
 
 
