@@ -23,8 +23,10 @@ from megagraph.saver import Saver
 
 DEFAULT_HOME = Path(".megagraph")
 _DATABASE = "megagraph.db"
-_MOMENT = 5.0
-"""Seconds for which a lock on the home is waited for."""
+_TIDYING = 30.0
+"""Seconds for which somebody who tidies the home up is waited for."""
+_MAKING = 2.0
+"""Seconds for which those are waited for who make runs."""
 
 
 def home_path(path: Path | str | None = None) -> Path:
@@ -130,11 +132,11 @@ class Home:
 
     def making(self) -> AbstractContextManager[None]:
         """Hold this while there are files of a run that no row names yet, so that nobody takes them for leftovers."""
-        return self._held("making", fcntl.LOCK_SH, "is being tidied up")
+        return self._held("making", fcntl.LOCK_SH, "is being tidied up", _TIDYING)
 
     def tidying(self) -> AbstractContextManager[None]:
         """Keep everybody from making runs: what no row names now is a leftover. Raises `RunBusy` where one is made."""
-        return self._held("making", fcntl.LOCK_EX, "has a run that is just being made")
+        return self._held("making", fcntl.LOCK_EX, "has a run that is just being made", _MAKING)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -143,7 +145,7 @@ class Home:
             yield
 
     @contextmanager
-    def _held(self, name: str, kind: int, otherwise: str, seconds: float = _MOMENT) -> Iterator[None]:
+    def _held(self, name: str, kind: int, otherwise: str, seconds: float) -> Iterator[None]:
         """Hold a lock on the home. Others are waited for that long, then this raises `RunBusy`."""
         with (self.path / "locks" / name).open("a") as file:
             until = time.monotonic() + seconds

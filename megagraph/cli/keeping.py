@@ -41,8 +41,9 @@ def delete(
         ids = [mega.home.find(run)["run"] for run in run_ids]
         gone = mega.delete(*ids, dry_run=True)
         if not dry_run:
-            _print_runs(gone, "to be deleted", quiet=as_json)
-            _confirm(f"Delete {_many(len(gone), 'run')}?", yes=yes, as_json=as_json)
+            if _asks(yes, as_json):
+                _print_runs(gone, "to be deleted")
+                _confirm(f"Delete {_many(len(gone), 'run')}?")
             gone = mega.delete(*ids)
     if as_json:
         print_json([each.dump() for each in gone])
@@ -88,8 +89,9 @@ def prune(
         pruned = work(dry_run=True)
         some = pruned.deleted or pruned.trimmed or pruned.leftovers
         if some and not dry_run:
-            _print_pruned(pruned, "to be", quiet=as_json)
-            _confirm("Go on?", yes=yes, as_json=as_json)
+            if _asks(yes, as_json):
+                _print_pruned(pruned, "to be")
+                _confirm("Go on?")
             pruned = work(dry_run=False)
     if as_json:
         print_json({**pruned.dump(), "dry_run": dry_run})
@@ -108,8 +110,8 @@ def prune(
 def vacuum(dry_run: DryRun = False, yes: Yes = False, home: Home = None, as_json: Json = False) -> None:
     """Give the space of what was deleted back to the disk. Waits for nobody: no run may be at work."""
     with open_home(home) as mega:
-        if not dry_run:
-            _confirm("Write the database and the files of all runs anew?", yes=yes, as_json=as_json)
+        if not dry_run and _asks(yes, as_json):
+            _confirm("Write the database and the files of all runs anew?")
         done = mega.vacuum(dry_run=dry_run)
     if as_json:
         print_json(done.dump())
@@ -180,33 +182,36 @@ def parse_age(text: str) -> timedelta:
     return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
-def _confirm(question: str, *, yes: bool, as_json: bool) -> None:
-    """Ask, and leave the program where the answer is not yes. Raises `UsageError` where nobody can be asked."""
-    if yes:
-        return
-    if as_json or not sys.stdin.isatty():
+def _asks(yes: bool, as_json: bool) -> bool:
+    """Whether a person has to be asked. Raises `UsageError` where nobody can be."""
+    if not yes and (as_json or not sys.stdin.isatty()):
         raise UsageError("nobody can be asked whether that is meant.", "Say --yes, or --dry-run to look first.")
+    return not yes
+
+
+def _confirm(question: str) -> None:
+    """Leave the program where the answer is not yes."""
     if not typer.confirm(question):
         print("Nothing was changed.")
         raise SystemExit(1)
 
 
-def _print_pruned(pruned: Pruned, when: str, *, quiet: bool = False) -> None:
-    _print_runs(pruned.deleted, f"{when} deleted", quiet=quiet)
-    _print_runs(pruned.trimmed, f"{when} trimmed: no history and no branches of it afterwards", quiet=quiet)
-    for leftover in () if quiet else pruned.leftovers[:_MOST_LINES]:
+def _print_pruned(pruned: Pruned, when: str) -> None:
+    _print_runs(pruned.deleted, f"{when} deleted")
+    _print_runs(pruned.trimmed, f"{when} trimmed: no history and no branches of it afterwards")
+    for leftover in pruned.leftovers[:_MOST_LINES]:
         print(f"leftover {leftover.kind}, {when} removed: {leftover.path}  ({leftover.bytes:,} bytes)")
-    if not quiet and len(pruned.leftovers) > _MOST_LINES:
+    if len(pruned.leftovers) > _MOST_LINES:
         print(f"… and {len(pruned.leftovers) - _MOST_LINES} other leftovers")
 
 
-def _print_runs(runs: Sequence[Gone], what: str, *, quiet: bool = False) -> None:
+def _print_runs(runs: Sequence[Gone], what: str) -> None:
     from megagraph.view import one_line
 
-    for gone in () if quiet else runs[:_MOST_LINES]:
+    for gone in runs[:_MOST_LINES]:
         size = f"{gone.database_bytes + gone.file_bytes:,} bytes{', files shared with its family stay' * gone.shared}"
         print(f"{what}: {gone.run[:8]}  {gone.status}  {one_line(gone.goal, 60)}  ({size})")
-    if not quiet and len(runs) > _MOST_LINES:
+    if len(runs) > _MOST_LINES:
         print(f"… and {len(runs) - _MOST_LINES} other runs")
 
 

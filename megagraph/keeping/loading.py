@@ -298,7 +298,10 @@ def _settle(rows: sqlite3.Connection, scenario: Path | None) -> tuple[str, ...]:
         if parent is not None and not _is_id(parent):
             raise ValueError("a run has a parent that is none")
         before = json.loads(text)
-        settings = made_harmless(before)
+        try:
+            settings = made_harmless(before)
+        except UsageError as error:
+            raise ValueError(error.message) from error
         if scenario is not None:
             if (found := load_scenario(scenario, settings.get("parameters", {}))).name != name:
                 raise UsageError(f"the run's scenario is `{name}`, and {scenario} has `{found.name}`.")
@@ -320,6 +323,8 @@ def _screen(staged: Path, ids: Mapping[str, str]) -> None:
     try:
         for run in ids.values():
             screen_run(database, run)
+    except MegagraphError as error:
+        raise ValueError(error.message) from error
     finally:
         database.close()
 
