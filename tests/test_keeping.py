@@ -32,7 +32,7 @@ from megagraph.packing import pack
 from tests.commands import Program, child_env, write_scenario
 from tests.scripts import deep_script
 from tests.test_branches import Recorded, calls, fingerprint
-from tests.test_cli import assert_refused, mg
+from tests.test_cli import assert_refused, documented, mg
 
 __all__ = ["mg"]
 
@@ -593,6 +593,7 @@ def test_the_program_keeps_house(mg: Program, tmp_path: Path) -> None:
     for _ in range(2):
         assert mg("run", scenario, "--unsafe-programs").code == 0
     run = json.loads(mg("show", "--json").out)["run"]
+    assert set(json.loads(mg("export", "last", "-o", tmp_path / "one.zip", "--json").out)) == documented("Exported")
     exported = mg("export", "last", "-o", tmp_path / "run.zip")
     assert f"run {run} written to" in exported.out
     assert_refused(mg("export", "last", "-o", tmp_path / "run.zip"), "there already")
@@ -604,13 +605,18 @@ def test_the_program_keeps_house(mg: Program, tmp_path: Path) -> None:
     assert (foreseen["dry_run"], len(foreseen["deleted"])) == (True, 1)
     pruned = json.loads(mg("prune", "--keep", "1", "--yes", "--json").out)
     assert pruned["deleted"] == foreseen["deleted"]
+    assert set(pruned) == documented("Pruned")
+    assert set(pruned["deleted"][0]) == documented("Gone run")
     assert "Nothing to prune." in mg("prune").out
     assert "Won:" in mg("delete", run[:8], "--yes").out
     assert json.loads(mg("runs", "--json").out) == []
-    assert json.loads(mg("vacuum", "--yes", "--json").out)["bytes"] > 0
+    vacuumed = json.loads(mg("vacuum", "--yes", "--json").out)
+    assert set(vacuumed) == documented("Vacuumed")
+    assert vacuumed["bytes"] > 0
     taken = mg("import", tmp_path / "run.zip")
     assert taken.out.startswith(f"run {run}\nIts scenario `hello` is not one of megagraph's")
     again = json.loads(mg("import", tmp_path / "run.zip", "--scenario", scenario, "--json").out)
+    assert set(again) == documented("Imported")
     assert again["notes"] == []
     assert again["run"] != run
     shown = json.loads(mg("show", again["run"], "--json").out)

@@ -198,7 +198,7 @@ def _confirm(question: str) -> None:
 
 def _print_pruned(pruned: Pruned, when: str) -> None:
     _print_runs(pruned.deleted, f"{when} deleted")
-    _print_runs(pruned.trimmed, f"{when} trimmed: no history and no branches of it afterwards")
+    _print_runs(pruned.trimmed, f"{when} trimmed (no history and no branches then)")
     for leftover in pruned.leftovers[:_MOST_LINES]:
         print(f"leftover {leftover.kind}, {when} removed: {leftover.path}  ({leftover.bytes:,} bytes)")
     if len(pruned.leftovers) > _MOST_LINES:

@@ -24,7 +24,7 @@ MOST_BYTES = 100_000_000
 
 _KINDS = {b"commit": ObjectType.COMMIT, b"tree": ObjectType.TREE, b"blob": ObjectType.BLOB}
 _NAMES = {kind: name for name, kind in _KINDS.items()}
-_PLAIN = (FileMode.BLOB, FileMode.TREE)
+_PLAIN = {FileMode.BLOB: ObjectType.BLOB, FileMode.TREE: ObjectType.TREE}
 
 
 class Readable(Protocol):
@@ -81,15 +81,19 @@ def _header(stream: Readable) -> tuple[ObjectType, int] | None:
 
 def _must_be_plain(repo: pygit2.Repository, tip: str) -> None:
     """Everything that a commit needs is there, and every path may be written to a folder."""
-    for oid in reachable(repo, [tip]):
+    needed = reachable(repo, [tip])
+    kinds = {oid: ObjectType(repo.odb.read_header(oid)[0]) for oid in needed}
+    legal: set[str] = set()
+    for oid in needed:
         found = repo[oid]
         if isinstance(found, pygit2.Tree):
             for entry in found:
-                if entry.filemode not in _PLAIN or legal_path(entry.name or "") != entry.name or "/" in entry.name:
-                    raise ValueError(f"the files have {entry.name!r} among them, which is no plain file")
-                if isinstance(entry, pygit2.Tree) != (entry.filemode == FileMode.TREE):
-                    raise ValueError(f"the files have {entry.name!r} among them, which is not what it seems")
+                if _PLAIN.get(FileMode(entry.filemode)) != kinds[entry.id]:
+                    raise ValueError(f"the files have {entry.name!r} among them, which is no plain file or folder")
+                legal.add(entry.name or "")
         elif isinstance(found, pygit2.Commit):
             if len(found.parents) > 1:
                 raise ValueError("the files have a history that is no line")
             change_of(found)
+    if illegal := [name for name in legal if "/" in name or legal_path(name) != name]:
+        raise ValueError(f"the files have the name {illegal[0]!r} among them")

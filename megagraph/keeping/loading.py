@@ -102,7 +102,7 @@ def load(home: Home, path: Path, *, scenario: Path | None = None) -> Loaded:
 
 
 def _refusal(error: Exception) -> ArchiveError:
-    why = " ".join(str(error).split())[:200] or type(error).__name__
+    why = "".join(c for c in " ".join(str(error).split())[:200] if c.isprintable()) or type(error).__name__
     return ArchiveError(f"the archive is damaged or was tampered with ({why}).", "Nothing was imported.")
 
 
