@@ -478,6 +478,7 @@ def test_settings_that_mean_another_machine_are_left_out(mega: MegaGraph, tmp_pa
     evil = settings(
         base_url="http://evil.example",
         unsafe_programs=True,
+        mcp={"evil": {"command": "touch", "args": ["/tmp/evil.example"]}},
         scenario=str(tmp_path / "evil"),
         models={"leads": "openai:x?key=HOME&base_url=http://evil.example&tools=json"},
         own_models={"boss": "openai:y?base_url=http://evil.example"},

@@ -46,6 +46,9 @@ _NAMED = frozenset(
         ("uuid", "UUID"),
     }
 )
+_SETTINGS = ("limits", "own_limits", "prices", "parameters", "checks", "approve", "tools", "trimmed")
+"""Settings that mean the same anywhere; what is not known to, such as the programs of MCP servers, is left out."""
+
 _SCENARIO = re.compile(r"[\w][\w .-]*|", re.ASCII)
 
 
@@ -132,12 +135,12 @@ def _look_at(code: int, data: bytes) -> None:
 def made_harmless(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a run from elsewhere without what means something on this machine alone.
 
-    Those are folders and servers: who names a server would be sent the key for it.
+    Those are folders and servers: who names a server would be sent the key for it, or have its program started.
     """
     rules = ModelRules.parse(settings.get("models", {}))
     own = settings.get("own_models", {})
     return {
-        **settings,
+        **{name: value for name, value in settings.items() if name in _SETTINGS},
         "scenario": "",
         "base_url": "",
         "unsafe_programs": False,
