@@ -13,6 +13,7 @@ if sys.platform == "win32":
     raise ImportError(_WHY)
 
 if TYPE_CHECKING:
+    from megagraph.branches.edits import Edits, PlanEdit
     from megagraph.checks import (
         BackedCheck,
         Check,
@@ -24,29 +25,40 @@ if TYPE_CHECKING:
         SchemaCheck,
     )
     from megagraph.errors import MegagraphError
+    from megagraph.events import Event
     from megagraph.limits import Limits
     from megagraph.mega import MegaGraph
+    from megagraph.model_rules import ModelRules
+    from megagraph.notebook.svg import Picture
+    from megagraph.notebook.tables import Table
     from megagraph.outside_tools import OutsideTool
     from megagraph.run import Result, Run
-    from megagraph.scenario import Scenario
+    from megagraph.scenario import Scenario, find_scenario
 
 __version__ = "0.1.0"
 __all__ = [
     "BackedCheck",
     "Check",
+    "Edits",
+    "Event",
     "FileCheck",
     "JudgeCheck",
     "Limits",
     "MatchCheck",
     "MegaGraph",
     "MegagraphError",
+    "ModelRules",
     "OutsideTool",
+    "Picture",
+    "PlanEdit",
     "Result",
     "ReviewCheck",
     "Run",
     "RunCheck",
     "Scenario",
     "SchemaCheck",
+    "Table",
+    "find_scenario",
 ]
 
 _HOMES = {
@@ -60,6 +72,13 @@ _HOMES = {
     "SchemaCheck": "checks",
     "Limits": "limits",
     "MegaGraph": "mega",
+    "find_scenario": "scenario",
+    "Table": "notebook.tables",
+    "Picture": "notebook.svg",
+    "ModelRules": "model_rules",
+    "Event": "events",
+    "PlanEdit": "branches.edits",
+    "Edits": "branches.edits",
     "MegagraphError": "errors",
     "OutsideTool": "outside_tools",
     "Result": "run",

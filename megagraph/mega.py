@@ -30,12 +30,12 @@ from megagraph.mcp_servers import McpServers, read_mcp
 from megagraph.model_rules import ModelRules
 from megagraph.models import ModelChoice, Tools, choose_model, with_rules
 from megagraph.outside_tools import Given, OutsideTools, accepted
-from megagraph.portal import call_sync
 from megagraph.prices import Prices, parse_prices
 from megagraph.prompts import Prompts
 from megagraph.run import Result, Run
 from megagraph.scenario import Scenario, find_scenario, load_scenario
 from megagraph.session import boss_spec, prices_of
+from megagraph.sync import MegaSync
 
 if TYPE_CHECKING:
     from megagraph.branches.edits import Edits
@@ -119,6 +119,11 @@ class MegaGraph:
         tables = Tables(self.home.database.path)
         tables.conn.execute("PRAGMA query_only = ON")
         return tables
+
+    @property
+    def sync(self) -> MegaSync:
+        """`start`, `resume` and `branch_many` without `await`."""
+        return MegaSync(self)
 
     async def start(self, goal: str | Scenario, *, input: Path | str | None = None) -> Run:
         """Start a run and return while it works: `goal` is a goal in words, or a scenario or its name.
@@ -316,18 +321,11 @@ class MegaGraph:
 
         Ctrl-C pauses the run and raises `KeyboardInterrupt`; `resume_sync("last")` goes on with it.
         """
-        return self._to_end(call_sync(self.start(goal)))
+        return self.sync.start(goal).sync.result()
 
     def resume_sync(self, run: str, *, limits: Limits | None = None) -> Result:
         """`resume` and wait for the end, without `await`."""
-        return self._to_end(call_sync(self.resume(run, limits=limits)))
-
-    def _to_end(self, run: Run) -> Result:
-        try:
-            return call_sync(run.result())
-        except KeyboardInterrupt:
-            call_sync(run.pause("stopped by Ctrl-C"))
-            raise
+        return self.sync.resume(run, limits=limits).sync.result()
 
     async def aclose(self) -> None:
         await asyncio.to_thread(self.close)

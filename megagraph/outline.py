@@ -10,7 +10,7 @@ from rich.text import Text
 from megagraph.specs import BOSS
 from megagraph.view import AgentView, View, many, one_line
 
-_MARKS = {
+MARKS = {
     "thinking": ("●", "cyan"),
     "acting": ("●", "blue"),
     "waiting": ("○", "dim"),
@@ -26,12 +26,12 @@ _WIDE = 120
 
 def tree(view: View, width: int = 100, most: int | None = None) -> Group:
     """The agents as a tree of no more than `most` lines. What asks, fails or works is opened before what is over."""
-    shown = _shown(view, most)
+    shown = shown_agents(view, most)
     return Group(*_lines(view, shown, BOSS, "", "", width))
 
 
-def _shown(view: View, most: int | None) -> set[str]:
-    """The agents that get a line, so that these lines and those of partly folded teams are no more than `most`."""
+def shown_agents(view: View, most: int | None) -> set[str]:
+    """The names of those that get a line, so that these and the lines of partly folded teams are at most `most`."""
     if most is None or len(view.agents) <= most:
         return set(view.agents)
     shown, hidden = {BOSS}, {BOSS: len(view.agents[BOSS].members)}
@@ -93,7 +93,7 @@ def _lines(view: View, shown: set[str], name: str, first: str, rest: str, width:
 
 
 def _line(agent: AgentView, guide: str, width: int, fold: str) -> Text:
-    mark, style = _MARKS[agent.state]
+    mark, style = MARKS[agent.state]
     role = one_line(agent.role, max(16, width // (6 if agent.is_urgent else 4)))
     line = Text.assemble((guide, "dim"), (f"{mark} ", style), (agent.name, "bold"), (f"  {role}", "dim"))
     line.no_wrap, line.overflow = True, "ellipsis"

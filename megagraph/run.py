@@ -23,13 +23,17 @@ from megagraph.home import Home
 from megagraph.ledger import Ledger
 from megagraph.limits import Limits, Pool
 from megagraph.models import ModelChoice
+from megagraph.notebook.face import Face
+from megagraph.notebook.kernel import pausing
 from megagraph.outside_tools import OutsideTools
+from megagraph.portal import call_in, running
 from megagraph.prices import Prices
 from megagraph.prompts import Prompts
 from megagraph.scenario import Scenario
 from megagraph.session import Session, Status
 from megagraph.specs import BOSS, Evidence, Report, Verdict
 from megagraph.stream import follow_from_afar, follow_here
+from megagraph.sync import RunSync
 from megagraph.team import AgentGraph, agent_graph, grown_tree
 
 if TYPE_CHECKING:
@@ -73,7 +77,7 @@ class Result:
         )
 
 
-class Run:
+class Run(Face):
     """A run of a home. Iterate over it for its events, await `result()` for its end.
 
     Made by `MegaGraph.start`, `resume` or `open`. One that was only opened can be looked at.
@@ -89,6 +93,7 @@ class Run:
         self._ledger = home.ledger(id_)
         self._session: Session | None = None
         self._task: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     # --- looking -----------------------------------------------------------------------------------------
 
@@ -243,7 +248,7 @@ class Run:
         """
         if not follow:
             return self._ledger.events(after, agent, kinds)
-        if self._session is not None:
+        if self._session is not None and self._loop is running():
             return follow_here(self._home, self.id, self._session.stream, after, agent, kinds)
         return follow_from_afar(self._home, self.id, after, agent, kinds)
 
@@ -257,19 +262,35 @@ class Run:
 
     # --- steering ----------------------------------------------------------------------------------------
 
+    @property
+    def sync(self) -> RunSync:
+        """The calls of this part and the next, without `await`."""
+        return RunSync(self)
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop in which this object works on the run; None while it does not."""
+        return self._loop if self._task is not None and not self._task.done() else None
+
     async def result(self) -> Result:
         """Wait until this process's work on the run has ended; how it stands then.
 
         Raises what made it fail, other than what an agent did: an unusable database, a bug.
         """
         if self._task is not None:
-            await asyncio.shield(self._task)
+            async with pausing(self):
+                await self._ended(self._task)
         return await asyncio.to_thread(self.outcome)
 
     def stop(self, reason: str = "paused by request") -> None:
         """Let every agent stop at its next step. `result()` returns when all have; nothing is lost."""
-        if self._session is not None:
+        if self._session is None:
+            return
+        loop = self.loop
+        if loop is None or loop is running():
             self._session.stop(reason)
+        else:
+            loop.call_soon_threadsafe(self._session.stop, reason)
 
     async def pause(self, reason: str = "paused by request") -> Result:
         """`stop`, and wait until all agents have, in whichever process they work."""
@@ -281,9 +302,9 @@ class Run:
 
     async def abort(self) -> Result:
         """Stop at once, in the middle of model calls. What was answered is kept; the run can be resumed."""
-        if self._task is not None and not self._task.done():
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        if self._task is not None and (loop := self.loop) is not None:
+            loop.call_soon_threadsafe(self._task.cancel)
+            await asyncio.gather(self._ended(self._task), return_exceptions=True)
         return await asyncio.to_thread(self.outcome)
 
     async def answer(self, question: str, answer: str) -> None:
@@ -305,8 +326,8 @@ class Run:
             if decision.always:
                 answered = [id_ for id_ in open_ if matter_of(id_) == matter_of(question)]
         await self._home.database.write(*(self._ledger.answer(id_, answer) for id_ in answered))
-        if self._session is not None:
-            await self._session.answers_have_come()
+        if self._session is not None and (loop := self.loop) is not None:
+            await call_in(loop, self._session.answers_have_come())
         else:
             await asyncio.to_thread(say, self.id, "answers")
 
@@ -394,5 +415,13 @@ class Run:
                 lock.__exit__(None, None, None)
                 session.stream.end()
 
-        self._session = session
-        self._task = asyncio.get_running_loop().create_task(work(), name=f"megagraph-{self.id[:8]}")
+        self._session, self._loop = session, asyncio.get_running_loop()
+        self._task = self._loop.create_task(work(), name=f"megagraph-{self.id[:8]}")
+
+    async def _ended(self, task: asyncio.Task[None]) -> None:
+        """Wait for the task, in whichever loop it is, and raise what it raised."""
+
+        async def wait() -> None:
+            await asyncio.shield(task)
+
+        await (wait() if task.done() or self._loop is None else call_in(self._loop, wait()))

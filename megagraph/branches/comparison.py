@@ -58,6 +58,11 @@ class Comparison:
             "verdicts": [{"check": check, "passed": [was, now]} for check, was, now in self.verdicts],
         }
 
+    def _repr_html_(self) -> str:
+        from megagraph.notebook.tables import comparison
+
+        return comparison(self)._repr_html_()
+
 
 def compare(one: Run, other: Run) -> Comparison:
     """Compare two runs of homes. Blocks."""

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from megagraph.files.workspace import Workspace
+
+if TYPE_CHECKING:
+    from megagraph.notebook.tables import Table
 
 
 class Files(Mapping[str, str]):
@@ -31,3 +35,12 @@ class Files(Mapping[str, str]):
     def read(self, path: str) -> bytes:
         """The bytes of a file, for those that are no text."""
         return self._workspace.read(path, self._version).content
+
+    def table(self) -> Table:
+        """The files as a table: path, bytes, and who changed each last."""
+        from megagraph.notebook.tables import files
+
+        return files(self._workspace, self._version)
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()

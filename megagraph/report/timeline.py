@@ -41,7 +41,7 @@ class Clock:
 class Timeline:
     """The states that a `View` shows, each with its time."""
 
-    def __init__(self, events: Iterable[Event], now: float | None = None) -> None:
+    def __init__(self, events: Iterable[Event] = (), now: float | None = None) -> None:
         """`now` is given where the run is still at work."""
         self.view = View()
         self.clock = Clock()
@@ -49,22 +49,32 @@ class Timeline:
         """When the boss's work was over."""
         self._spans: dict[str, list[Span]] = {}
         self._open: dict[str, tuple[int, str]] = {}
-        last = 0.0
+        self._last = 0.0
         for event in events:
-            self.clock.hear(event)
-            self.view.apply(event)
-            last = event.time
-            if event.agent in self.view.agents:
-                self._apply(event)
-        self.end = self.clock.at(max(now or 0.0, last))
-        for name in list(self._open):
-            self._close(name, self.end)
+            self.apply(event)
+        self.until(now)
+
+    def apply(self, event: Event) -> None:
+        self.clock.hear(event)
+        self.view.apply(event)
+        self._last = event.time
+        if event.agent in self.view.agents:
+            self._apply(event)
+
+    def until(self, now: float | None = None) -> None:
+        """The end is `now`, or at the last event."""
+        self.end = self.clock.at(max(now or 0.0, self._last))
 
     def spans(self, agent: str) -> list[Span]:
-        return self._spans.get(agent, [])
+        """The agent's states, the last one up to the end of the run so far."""
+        closed = self._spans.get(agent, [])
+        if agent not in self._open:
+            return closed
+        begun, state = self._open[agent]
+        return [*closed, (begun, self.end, state)]
 
     def began(self, agent: str) -> int:
-        spans = self._spans.get(agent)
+        spans = self.spans(agent)
         return spans[0][0] if spans else 0
 
     def _apply(self, event: Event) -> None:
