@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 HOME_DEMO := .megagraph
 
-.PHONY: help demo test chaos lint format types bench docs clean
+.PHONY: help demo test chaos lint format types bench docs notebooks clean
 
 help: ## Show this help.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ bench: $(READY) ## Measure, and print the tables of benchmarks/README.md.
 
 docs: $(READY) ## Write docs/cli.md from the program's own help.
 	$(BIN)/python docs/make_cli.py
+
+notebooks: $(READY) ## Execute the notebooks and keep their outputs.
+	$(BIN)/python notebooks/make.py
 
 clean: ## Remove what the other targets made.
 	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

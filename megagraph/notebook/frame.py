@@ -10,7 +10,7 @@ from importlib.resources import files
 from typing import Any
 
 from megagraph.notebook.pictures import Head
-from megagraph.notebook.svg import MARKS, STATES
+from megagraph.notebook.svg import INKS, MARKS, STATES
 from megagraph.outline import shown_agents
 from megagraph.report.timeline import Timeline, shortened
 from megagraph.view import AgentView, clean, one_line
@@ -27,7 +27,7 @@ def frame(timeline: Timeline, head: Head) -> str:
     rows = min(len(timeline.view.agents), _OPEN)
     return (
         f'<iframe sandbox="allow-scripts" srcdoc="{html.escape(page)}" title="The organisation"'
-        f' style="width:100%;height:{72 + 20 * rows}px;border:1px solid #e7e3db;border-radius:6px"></iframe>'
+        f' style="width:100%;height:{86 + 20 * rows}px;border:1px solid #e7e3db;border-radius:6px"></iframe>'
     )
 
 
@@ -74,6 +74,7 @@ def _data(timeline: Timeline) -> dict[str, Any]:
         "end": max(1, timeline.end),
         "states": states,
         "colours": STATES,
+        "inks": INKS,
         "marks": MARKS,
         "thin": ["waiting", "reported", "done"],
     }

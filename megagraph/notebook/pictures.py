@@ -9,7 +9,7 @@ from typing import Literal
 
 from megagraph.errors import UsageError
 from megagraph.limits import NOTHING, Use
-from megagraph.notebook.svg import MARKS, SOFT, STATES, Picture, boxes, fit, line, text, titled, width_of
+from megagraph.notebook.svg import INKS, MARKS, SOFT, STATES, Picture, boxes, escape, fit, line, text, titled, width_of
 from megagraph.outline import shown_agents
 from megagraph.report.story import Span
 from megagraph.report.timeline import Timeline, shortened
@@ -116,14 +116,16 @@ def cost(
     order = sorted(groups.items(), key=lambda item: _weight(item[1], priced), reverse=True)
     if by == "level":
         order.sort()
-    if rest := order[most:]:
-        order = [*order[:most], (f"{len(rest):,} more", sum((use for _, use in rest), start=NOTHING))]
+    order, rest = order[:most], order[most:]
     total = sum(used.values(), start=NOTHING)
     widest = max((_weight(use, priced) for _, use in order), default=0) or 1
-    height = 74 + 24 * len(order) + 26
+    height = 74 + 24 * (len(order) + bool(rest)) + 26
     shapes = [text(16, 28, head.goal, 960, size=15, bold=True), text(16, 48, _sum(total, priced), 960, fill=SOFT)]
     for n, (name, use) in enumerate(order):
         shapes.append(_use(name, use, 70 + 24 * n, widest, priced))
+    if rest:
+        left = f"{len(rest):,} more: {_sum(sum((use for _, use in rest), start=NOTHING), priced)}"
+        shapes.append(text(250, 84 + 24 * len(order), left, fill=SOFT, size=11))
     colours = (
         (("tokens in", "#b9c2e6"), ("tokens out", STATES["thinking"]))
         if not priced
@@ -206,26 +208,12 @@ def _at(timeline: Timeline, time: float) -> float:
 
 def _member(timeline: Timeline, row: Row, y: float) -> str:
     agent, indent = row.agent, 16 + 16 * min(row.level, 12)
-    name = fit(agent.name, _NAMES - indent - 16)
-    after = indent + 16 + width_of(name) * 1.06 + 8
-    parts = [
-        text(
-            indent,
-            y + 14,
-            MARKS[agent.state],
-            fill=STATES[agent.state] if agent.state != "waiting" else SOFT,
-            bold=True,
-        )
-    ]
-    parts.append(text(indent + 16, y + 14, name, bold=True))
-    words = f"+ {len(row.hidden):,} below" if row.hidden else ""
-    said = " · ".join(filter(None, (words, agent.note if agent.is_urgent else agent.role)))
-    if after < _NAMES - 24:
-        parts.append(
-            text(after, y + 14, said, _NAMES - after, fill=STATES[agent.state] if agent.is_urgent else SOFT, size=11)
-        )
     spans = shortened(timeline.spans(agent.name), SPANS)
-    parts += _spans(timeline, spans, y + 4, 8 if row.hidden else 12)
+    parts = [
+        text(indent, y + 14, MARKS[agent.state], fill=INKS[agent.state], bold=True),
+        _words(row, indent + 16, y + 14),
+        *_spans(timeline, spans, y + 4, 8 if row.hidden else 12),
+    ]
     if row.hidden:
         parts += _density(timeline, row.hidden, y + 13, 4)
     calls, tokens = agent.calls, agent.input_tokens + agent.output_tokens
@@ -233,6 +221,18 @@ def _member(timeline: Timeline, row: Row, y: float) -> str:
         calls, tokens = calls + below.calls, tokens + below.input_tokens + below.output_tokens
     parts.append(_numbers(calls, tokens, y))
     return titled(f"{agent.name}: {agent.role}. {agent.state}. {agent.note}", "".join(parts))
+
+
+def _words(row: Row, x: float, y: float) -> str:
+    """The name of an agent and what is to be said of it, one behind the other."""
+    agent = row.agent
+    name = fit(agent.name, _NAMES - x)
+    below = f"+ {len(row.hidden):,} below" if row.hidden else ""
+    said = " · ".join(filter(None, (below, agent.note if agent.is_urgent else agent.role)))
+    room = _NAMES - x - 1.2 * width_of(name) - 12
+    colour = INKS[agent.state] if agent.is_urgent else SOFT
+    after = f'<tspan dx="8" fill="{colour}" font-size="11">{escape(fit(said, room, 11))}</tspan>' if room > 24 else ""
+    return f'<text x="{x:g}" y="{y:g}"><tspan font-weight="600">{escape(name)}</tspan>{after}</text>'
 
 
 def _folded(timeline: Timeline, row: Row, y: float) -> str:

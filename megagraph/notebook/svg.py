@@ -24,6 +24,14 @@ STATES = {
     "failed": "#cf3d3d",
 }
 """A colour for each state of an agent."""
+INKS = STATES | {
+    "waiting": SOFT,
+    "asking": "#7a5600",
+    "reported": "#1c6b3a",
+    "done": "#1c6b3a",
+    "incomplete": "#a34d0c",
+}
+"""The same for marks and words, dark enough to be read."""
 MARKS = {
     "thinking": "●",
     "acting": "●",

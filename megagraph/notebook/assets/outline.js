@@ -23,9 +23,9 @@ function row(agent, level) {
   const name = make("span", "name");
   name.style.paddingLeft = `${16 * Math.min(level, 12)}px`;
   const mark = make("span", "", `${data.marks[agent.state]} `);
-  mark.style.color = data.colours[agent.state];
-  const below = agent.members.length && !agent.open ? ` + ${agent.below.toLocaleString("en")} below` : "";
-  name.append(make("span", "fold", agent.members.length ? (agent.open ? "▾" : "▸") : ""), mark, make("b", "", agent.name), `${below}  ${agent.role}`);
+  mark.style.color = data.inks[agent.state];
+  const below = agent.members.length && !agent.open ? ` + ${agent.below.toLocaleString("en")} below ·` : "";
+  name.append(make("span", "fold", agent.members.length ? (agent.open ? "▾" : "▸") : ""), mark, make("b", "", agent.name), `${below} ${agent.role}`);
   const time = make("span", "time");
   for (let i = 0; i < agent.spans.length; i += 3) {
     const [start, end, state] = agent.spans.slice(i, i + 3);
