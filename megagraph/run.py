@@ -109,6 +109,11 @@ class Run(Face):
         return status
 
     @property
+    def at_work(self) -> bool:
+        """Whether some process works on it, this one or another."""
+        return self.loop is not None or self._home.locked(self.id)
+
+    @property
     def config(self) -> RunnableConfig:
         """The configuration with which LangGraph's own calls address this run."""
         return {"configurable": {"thread_id": self.id}}

@@ -9,7 +9,8 @@ from megagraph import Check, Edits, MegaGraph
 from megagraph.rehearsal import RehearsalModel, Script, finish, read_file, recruit, wait_for, write_file
 
 HOURS = "Open from Tuesday to Sunday, 10 to 17 o'clock."
-HISTORY = "The harbour was dug in 1862 by four hundred men with spades. " * 12
+DUG = "The harbour was dug in 1862 by four hundred men with spades."
+HISTORY = "\n".join([DUG] * 6)
 
 
 def boss(brief):
@@ -34,7 +35,7 @@ def historian(brief):
 
 def writer(brief):
     yield read_file("facts.md")
-    parts = [HISTORY] if "whole" in brief.task else [HISTORY[:61]]
+    parts = [HISTORY] if "whole" in brief.task else [DUG]
     parts += [HOURS] if "visitor" in brief.task else []
     yield write_file("page.md", "# The harbour museum\n\n" + "\n\n".join(parts) + "\n")
     yield finish("The page is in page.md.", ["page.md"])
@@ -55,10 +56,9 @@ mega = MegaGraph(
 # `abort` stops at once, in the middle of model calls, much as a crash would. What was answered is kept.
 
 # %%
-import asyncio
-
 run = await mega.start("A web page about the harbour museum.")
-await asyncio.sleep(0.5)
+async for event in run.events("writer", follow=True):
+    break
 stopped = await run.abort()
 print(run.status, "after", stopped.calls, "calls")
 
@@ -83,16 +83,17 @@ for step in run.history():
 # Just before the writer's first step we give it other instructions. What would be kept, and what would run again?
 
 # %%
-plan = await run.plan_branch("writer:think#0", instructions="Be short.")
-print(plan)
+plan = await run.plan_branch("writer:think#1", instructions="Be short.")
+print("runs again:", ", ".join(filter(None, plan.again.values())))
+print("is taken over:", plan.dump()["kept"])
 
 # %% [markdown]
 # `branch_many` makes a branch for each change, lets all work at once under one set of limits, and ranks them by the checks.
-# For a single one: `branch = await run.branch("writer:think#0", instructions="…")`, then `await mega.resume(branch.id)`.
+# For a single one: `branch = await run.branch("writer:think#1", instructions="…")`, then `await mega.resume(branch.id)`.
 
 # %%
 ways = ["Be short.", "Be short, and think of the visitor.", "Tell the whole history to the visitor."]
-ranked = await mega.branch_many(run.id, "writer:think#0", [Edits(instructions=way) for way in ways])
+ranked = await mega.branch_many(run.id, "writer:think#1", [Edits(instructions=way) for way in ways])
 for place in ranked:
     print(f"{place.passed} of {len(place.result.verdicts)} checks  {place.edits.instructions}")
 

@@ -109,16 +109,16 @@ print(result.status, "-", result.reason)
 # it ourselves on the way.
 
 # %%
-import asyncio
-
-run = await mega.resume(run.id, limits=Limits(calls=40))
+more = Limits(calls=40, agents=5, depth=2)
+run = await mega.resume(run.id, limits=more)
 run.show()
-await asyncio.sleep(0.3)
+async for event in run.events("tester", follow=True):
+    break
 paused = await run.pause()
 print(paused.status, "-", paused.reason)
 
 # %%
-run = await mega.resume(run.id)
+run = await mega.resume(run.id, limits=more)
 result = await run.watch()
 
 # %%

@@ -58,6 +58,11 @@ class Comparison:
             "verdicts": [{"check": check, "passed": [was, now]} for check, was, now in self.verdicts],
         }
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        from megagraph.notebook.tables import comparison
+
+        printer.text(comparison(self).text())
+
     def _repr_html_(self) -> str:
         from megagraph.notebook.tables import comparison
 

@@ -42,5 +42,8 @@ class Files(Mapping[str, str]):
 
         return files(self._workspace, self._version)
 
+    def __repr__(self) -> str:
+        return f"<Files: {len(self):,}>"
+
     def _repr_html_(self) -> str:
         return self.table()._repr_html_()

@@ -92,7 +92,7 @@ class Face:
         return bundle(self._run)
 
     def _ipython_display_(self) -> None:
-        if not in_kernel() or self._run.status != "running":
+        if not in_kernel() or not self._run.at_work:
             # IPython then asks for the picture as it is.
             raise NotImplementedError
         self.show()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from io import StringIO
 from typing import TYPE_CHECKING
 
@@ -26,12 +27,15 @@ LINES = 40
 
 def timeline(run: Run) -> Timeline:
     """What the run's events tell so far. Blocks."""
-    return Timeline(run.events(), time.time() if run.status == "running" else None)
+    return Timeline(run.events(), time.time() if run.at_work else None)
 
 
 def head(run: Run) -> Head:
     """What stands over each picture of the run. Blocks."""
     result = run.outcome()
+    if run.at_work:
+        # Its row says so a moment later.
+        result = replace(result, status="running", reason="")
     passed = result.passed if result.status == "done" else None
     rehearsal = "a rehearsal: no language model was called" if result.rehearsal else ""
     reason = clean(result.reason) if result.status not in ("done", "running") else ""
@@ -54,7 +58,9 @@ def bundle_of(told: Timeline, over: Head, *, whole: bool) -> dict[str, str]:
 def plain(told: Timeline, over: Head) -> str:
     """The organisation as a tree of text."""
     out = StringIO()
-    console = Console(file=out, width=100, highlight=False, markup=False, emoji=False, color_system=None)
+    console = Console(
+        file=out, force_jupyter=False, width=100, highlight=False, markup=False, emoji=False, color_system=None
+    )
     console.print(f"{one_line(over.goal, 90)}\n{one_line(f'{over.standing} · {over.note}')}", soft_wrap=True)
     console.print(tree(told.view, 100, most=LINES))
     console.print(told.view.totals(told.end / 1000), soft_wrap=True)

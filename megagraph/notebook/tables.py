@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, overload
 
 from megagraph.ledger import load_answer
-from megagraph.view import View, clean, many, one_line
+from megagraph.view import View, many, one_line
 
 if TYPE_CHECKING:
     import pandas
@@ -53,17 +53,30 @@ class Table(Sequence[dict[str, Any]]):
 
         return pandas.DataFrame(self.records(), columns=list(self.columns))
 
+    def text(self) -> str:
+        """The first rows as plain text."""
+        rows = [self.columns, *([one_line(_plain(value), 60) for value in row.values()] for row in self._rows[:SHOWN])]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+        return "\n".join([*map(str.rstrip, lines), self._size()])
+
+    def _size(self) -> str:
+        return f"{SHOWN} of {len(self):,} rows" if len(self) > SHOWN else many(len(self), "row")
+
     def __repr__(self) -> str:
         return f"<Table of {len(self):,} rows: {', '.join(self.columns)}>"
 
     def _repr_html_(self) -> str:
         head = "".join(f'<th style="{_STYLE}">{html.escape(name)}</th>' for name in self.columns)
         rows = "".join(
-            "<tr>" + "".join(f'<td style="{_STYLE}">{_cell(value)}</td>' for value in row.values()) + "</tr>"
+            "<tr>"
+            + "".join(
+                f'<td style="{_STYLE}">{html.escape(one_line(_plain(value), 160))}</td>' for value in row.values()
+            )
+            + "</tr>"
             for row in self._rows[:SHOWN]
         )
-        more = f"{SHOWN} of {len(self):,} rows" if len(self) > SHOWN else f"{len(self):,} rows"
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table><p>{more}</p>"
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table><p>{self._size()}</p>"
 
 
 def agents(ledger: Ledger) -> Table:
@@ -168,7 +181,7 @@ def _time(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
-def _cell(value: Any) -> str:
+def _plain(value: Any) -> str:
     match value:
         case None:
             return ""
@@ -181,4 +194,4 @@ def _cell(value: Any) -> str:
         case datetime():
             return value.strftime("%H:%M:%S")
         case _:
-            return html.escape(one_line(clean(str(value)), 160))
+            return str(value)
