@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Resume and branch
 #
-# A run can be stopped at any moment by anything, and goes on where it was. And from any moment of any agent another run can
-# be begun that goes on otherwise, and pays only for what follows.
+# A run can be stopped at any moment by anything, and goes on where it was. And from any moment of any agent another
+# run can be begun that goes on otherwise, and pays only for what follows.
 
 # %%
 from megagraph import Check, Edits, MegaGraph
@@ -57,7 +57,7 @@ mega = MegaGraph(
 
 # %%
 run = await mega.start("A web page about the harbour museum.")
-async for event in run.events("writer", follow=True):
+async for _event in run.events("writer", follow=True):
     break
 stopped = await run.abort()
 print(run.status, "after", stopped.calls, "calls")
@@ -70,8 +70,8 @@ print(result.status, result.passed, [(verdict.check, verdict.passed) for verdict
 # %% [markdown]
 # ## Where it went wrong
 #
-# The page is too long, and does not say when the museum is open. `run.history()` has what every agent did; each step is an
-# address.
+# The page is too long, and does not say when the museum is open. `run.history()` has what every agent did; each step
+# is an address.
 
 # %%
 for step in run.history():
@@ -88,8 +88,9 @@ print("runs again:", ", ".join(filter(None, plan.again.values())))
 print("is taken over:", plan.dump()["kept"])
 
 # %% [markdown]
-# `branch_many` makes a branch for each change, lets all work at once under one set of limits, and ranks them by the checks.
-# For a single one: `branch = await run.branch("writer:think#1", instructions="…")`, then `await mega.resume(branch.id)`.
+# `branch_many` makes a branch for each change, lets all work at once under one set of limits, and ranks them by the
+# checks. For a single one: `branch = await run.branch("writer:think#1", instructions="…")`, then `await
+# mega.resume(branch.id)`.
 
 # %%
 ways = ["Be short.", "Be short, and think of the visitor.", "Tell the whole history to the visitor."]

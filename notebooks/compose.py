@@ -10,9 +10,9 @@ from megagraph.rehearsal import RehearsalModel, Script, call, finish, recruit, r
 # %% [markdown]
 # ## The model
 #
-# Any LangChain chat model that can call tools, or a name such as `openai:gpt-5-mini`. Here it is a script again, written in
-# this cell: a function for each agent, which yields the agent's turns. That is how to try limits, checks and tools before a
-# model is paid.
+# Any LangChain chat model that can call tools, or a name such as `openai:gpt-5-mini`. Here it is a script again,
+# written in this cell: a function for each agent, which yields the agent's turns. That is how to try limits, checks
+# and tools before a model is paid.
 
 
 # %%
@@ -105,14 +105,14 @@ print(result.status, "-", result.reason)
 # %% [markdown]
 # ## A limit, a pause
 #
-# Four calls were allowed, over all agents and processes. Reaching a limit pauses the run. Now it may have more, and we pause
-# it ourselves on the way.
+# Four calls were allowed, over all agents and processes. Reaching a limit pauses the run. Now it may have more, and
+# we pause it ourselves on the way.
 
 # %%
 more = Limits(calls=40, agents=5, depth=2)
 run = await mega.resume(run.id, limits=more)
 run.show()
-async for event in run.events("tester", follow=True):
+async for _event in run.events("tester", follow=True):
     break
 paused = await run.pause()
 print(paused.status, "-", paused.reason)

@@ -4,7 +4,8 @@
 # One goal goes in; one agent, the boss, gets it and recruits the others. Here the agents are played by a script (a
 # *rehearsal*), so nothing is asked of a language model and no key is needed. All around the model is real.
 #
-# To run this yourself: `pip install 'megagraph[notebook]'`. Runs are kept in the folder `.megagraph` beside the notebook.
+# To run this yourself: `pip install 'megagraph[notebook]'`. Runs are kept in the folder `.megagraph` beside the
+# notebook.
 
 # %%
 from megagraph import MegaGraph, find_scenario
@@ -13,9 +14,9 @@ mega = MegaGraph("rehearsal", unsafe_programs=True)
 run = await mega.start(find_scenario("policy").with_(size=24))
 
 # %% [markdown]
-# `run.watch()` shows the organisation while it works, and returns when it has ended. `run.show()` does not wait; and in
-# any cell, `run` as the last line shows how it stands. Ctrl-C (or the stop button) pauses the run, and a line says how to
-# go on with it.
+# `run.watch()` shows the organisation while it works, and returns when it has ended. `run.show()` does not wait; and
+# in any cell, `run` as the last line shows how it stands. Ctrl-C (or the stop button) pauses the run, and a line says
+# how to go on with it.
 #
 # Click on an agent to unfold its team, or type into the filter.
 
@@ -42,8 +43,8 @@ print(run.files[path][:600])
 # %% [markdown]
 # ## What happened
 #
-# `run.agents`, `run.calls` and `run.letters` are tables, and so is `run.files.table()`. They are plain sequences of rows, and
-# pandas takes them.
+# `run.agents`, `run.calls` and `run.letters` are tables, and so is `run.files.table()`. They are plain sequences of
+# rows, and pandas takes them.
 
 # %%
 run.letters[:5]
@@ -69,8 +70,8 @@ run.write_report("run.html")
 # %% [markdown]
 # ## Without `await`
 #
-# `mega.sync` and `run.sync` have the same calls for scripts, functions and those who do not like `await`. The run then works
-# in the background, also while a cell computes.
+# `mega.sync` and `run.sync` have the same calls for scripts, functions and those who do not like `await`. The run
+# then works in the background, also while a cell computes.
 
 # %%
 small = mega.sync.start(find_scenario("policy").with_(size=13))
@@ -85,7 +86,8 @@ small.sync.result().status
 # await run.watch()
 # ```
 #
-# Any server that speaks OpenAI's protocol will do (`base_url="http://localhost:8000/v1"`), and any LangChain chat model.
+# Any server that speaks OpenAI's protocol will do (`base_url="http://localhost:8000/v1"`), and any LangChain chat
+# model.
 
 # %%
 await mega.aclose()

@@ -43,6 +43,8 @@ MARKS = {
     "failed": "✗",
 }
 _NOT_XML = {0xFFFE: "\ufffd", 0xFFFF: "\ufffd"}
+SCALE = 0.92
+"""Of a picture of 1000 units, which so fits beside the prompts of a notebook's page."""
 _CELL = 0.56
 """How wide a character is, on an average, for its size."""
 
@@ -52,10 +54,10 @@ class Picture:
 
     def __init__(self, width: int, height: int, shapes: Iterable[str], label: str) -> None:
         self.text = (
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}"'
-            f' height="{height}" style="max-width:100%;height:auto" role="img" aria-label="{escape(label)}"'
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{SCALE * width:g}"'
+            f' height="{SCALE * height:g}" style="max-width:100%;height:auto" role="img" aria-label="{escape(label)}"'
             f' font-family="{FONT}" font-size="12" fill="{INK}">'
-            f'<rect width="{width}" height="{height}" rx="6" fill="{PAPER}"/>{"".join(shapes)}</svg>'
+            f'<rect width="{SCALE * width:g}" height="{height}" rx="6" fill="{PAPER}"/>{"".join(shapes)}</svg>'
         )
         self._label = label
 
