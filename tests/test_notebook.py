@@ -251,6 +251,42 @@ def test_ctrl_c_in_a_cell_leaves_a_run_that_goes_on(tmp_path: Path, cell: str) -
     assert notebook.cells[3].outputs[-1].data["text/plain"].endswith("'paused')"), notebook.cells[3].outputs
 
 
+class Watched(NotebookClient):
+    """Notes the pictures that take the place of earlier ones."""
+
+    def process_message(self, msg: Any, cell: Any, cell_index: int) -> Any:
+        if msg["msg_type"] == "update_display_data":
+            self.__dict__.setdefault("pictures", []).append(msg["content"]["data"])
+        return super().process_message(msg, cell, cell_index)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "import asyncio\nrun = await mega.start('much')\ndisplay(run)\nawait asyncio.sleep(2)",
+        "import time\nrun = mega.sync.start('much')\nrun.show()\ntime.sleep(2)",
+    ],
+    ids=["awaited", "blocked"],
+)
+def test_the_picture_follows_the_run(tmp_path: Path, cell: str) -> None:
+    look = """
+import asyncio
+try:
+    await asyncio.wait_for(run.result(), 0.2)
+except TimeoutError:
+    pass
+run.at_work"""
+    end = "await run.pause()"
+    notebook = new_notebook(cells=[new_code_cell(text) for text in (CELLS, cell, look, end)])
+    client = Watched(notebook, timeout=60, resources={"metadata": {"path": str(tmp_path)}})
+    client.execute()
+    pictures = client.__dict__["pictures"]
+    files = [int(n) for data in pictures for n in re.findall(r" (\d+) calls? ·", data["text/plain"])]
+    assert len(set(files)) >= 3 and files == sorted(files), "each is of a later moment"
+    assert "image/svg+xml" in pictures[0] and "text/html" not in pictures[0], "a frame would flash"
+    assert notebook.cells[2].outputs[0].data["text/plain"] == "True", "a time-out does not pause the run"
+
+
 def answered(home: Path) -> int:
     with MegaGraph("rehearsal", home=home) as mega:
         return sum(run.outcome().calls for run in mega.runs())

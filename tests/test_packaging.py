@@ -36,8 +36,9 @@ def test_the_wheel_has_all_that_a_run_needs_and_no_more(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {f"megagraph/{path}" for path in SHIPPED} <= names
     assert {"megagraph/py.typed", *(f"megagraph/prompts/{name}.md" for name in ("system", "boss", "task"))} <= names
-    assets = ROOT / "megagraph" / "report" / "assets"
-    assert {path.relative_to(ROOT).as_posix() for path in assets.iterdir()} <= names
+    for part in ("report", "notebook"):
+        assets = ROOT / "megagraph" / part / "assets"
+        assert {path.relative_to(ROOT).as_posix() for path in assets.iterdir()} <= names
     assert not [name for name in names if not name.startswith("megagraph") or "__pycache__" in name]
 
 
