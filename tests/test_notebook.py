@@ -44,7 +44,7 @@ def test_a_notebook_runs_and_its_pair_is_in_step(source: Path, tmp_path: Path) -
         output.data
         for cell in executed.cells
         for output in cell.get("outputs", ())
-        if output.output_type == "display_data" and "text/html" in output.data
+        if output.output_type in ("display_data", "execute_result") and "text/html" in output.data
     ]
     assert any("done, all" in bundle["text/plain"] for bundle in bundles)
     assert any('<iframe sandbox="allow-scripts" srcdoc=' in bundle["text/html"] for bundle in bundles)
