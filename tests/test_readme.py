@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,13 +10,11 @@ import pytest
 from megagraph.prompts import NAMES
 from megagraph.rehearsal import Script, finish, write_file
 from tests.commands import ROOT, Program
+from tests.documents import Page, dead_links
 from tests.model_server import ModelServer
 from tests.scripts import one
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.M | re.S)
-FILES = {named[1]: text for _, text in BLOCKS if (named := re.match(r"# (\S+/\S+\.\w+)\n", text))}
-PYTHON = [text for language, text in BLOCKS if language == "python" and text not in FILES.values()]
+README = Page(ROOT / "README.md")
 
 
 @pytest.fixture
@@ -33,9 +30,9 @@ def poet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_the_python_of_the_readme_runs(poet: None, capsys: pytest.CaptureFixture[str]) -> None:
-    assert len(PYTHON) == 5
+    assert len(README.python) == 5
     said = []
-    for text in PYTHON:
+    for text in README.python:
         exec(compile(text, "README.md", "exec"), {"__name__": "readme"})
         said.append(capsys.readouterr().out)
     assert said[0].endswith("done A poem.\nwaves\n\n")
@@ -53,18 +50,17 @@ def test_the_scenario_of_the_readme_runs(
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_MODEL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MEGAGRAPH_HOME", str(tmp_path / "home"))
-    assert set(FILES) == {"hello/scenario.yaml", "hello/check.py", "hello/rehearsal.py"}
-    for path, text in FILES.items():
+    assert set(README.files) == {"hello/scenario.yaml", "hello/check.py", "hello/rehearsal.py"}
+    for path, text in README.files.items():
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_text(text, encoding="utf-8")
-    assert "\nmegagraph run ./hello\n" in README
+    assert "\nmegagraph run ./hello\n" in README.text
     outcome = Program(tmp_path / "home", capsys)("run", "./hello", "--unsafe-programs")
     assert outcome.code == 0, outcome
     assert "✓ greets  Hello!" in outcome.out
 
 
 def test_what_the_readme_names_is_there() -> None:
-    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", README):
-        assert (ROOT / target).exists(), target
+    assert list(dead_links(README, ROOT)) == []
     for name in NAMES:
-        assert f"`{name}.md`" in README
+        assert f"`{name}.md`" in README.text
