@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+DOCS_READY := .venv/.docs-ready
 HOME_DEMO := .megagraph
 
 .PHONY: help demo test chaos lint format types bench docs notebooks clean
@@ -44,11 +45,19 @@ bench: $(READY) ## Measure, and print the tables of benchmarks/README.md.
 	$(BIN)/python -m benchmarks.gate
 	$(BIN)/python -m benchmarks.events
 
-docs: $(READY) ## Write docs/cli.md from the program's own help.
+$(DOCS_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --group docs
+	@touch $@
+
+docs: $(DOCS_READY) ## Build the site into site/, with docs/cli.md and the pictures made anew.
 	$(BIN)/python docs/make_cli.py
+	$(BIN)/python docs/pictures.py
+	rm -rf site
+	$(BIN)/zensical build --strict --clean
+	rm -f site/*.py
 
 notebooks: $(READY) ## Execute the notebooks and keep their outputs.
 	$(BIN)/python notebooks/make.py
 
 clean: ## Remove what the other targets made.
-	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis
