@@ -38,11 +38,7 @@ async def listening(run: str, heard: Callable[[Word], None], tokens: Tokens) -> 
 
     Call it while holding the run's lock.
     """
-    path = socket_path(run)
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    if path.parent.stat().st_uid != os.getuid():
-        raise PermissionError(f"{path.parent} belongs to somebody else")
-    path.unlink(missing_ok=True)
+    path = await asyncio.to_thread(_free_path, run)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, ValueError):
@@ -59,7 +55,16 @@ async def listening(run: str, heard: Callable[[Word], None], tokens: Tokens) -> 
         yield
     finally:
         server.close()
-        path.unlink(missing_ok=True)
+        await asyncio.to_thread(path.unlink, missing_ok=True)
+
+
+def _free_path(run: str) -> Path:
+    path = socket_path(run)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    if path.parent.stat().st_uid != os.getuid():
+        raise PermissionError(f"{path.parent} belongs to somebody else")
+    path.unlink(missing_ok=True)
+    return path
 
 
 async def _send(

@@ -179,7 +179,7 @@ class Home:
         """A folder for what one process of a run needs while it works; what a killed one left there is removed."""
         folder = self.path / "scratch" / run
         await asyncio.to_thread(remove_folder, folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
         try:
             yield folder
         finally:

@@ -173,13 +173,16 @@ async def run_apart(
             "output_kb": max(256, limits.output_kb),
         }
     )
-    with TemporaryDirectory(prefix="check-", dir=bench.scratch) as folder:
-        tree = Path(folder) / "tree"
+    folder = await asyncio.to_thread(TemporaryDirectory[str], prefix="check-", dir=bench.scratch)
+    try:
+        tree = Path(folder.name) / "tree"
         await asyncio.to_thread(bench.workspace.materialise, tree, bench.version)
         if judge:
             await asyncio.to_thread(_seat, tree / path, Path(judge), bench)
         argv = program_argv(path, args, tree, limits)
         return await run_program(bench.sandbox, argv, tree, stdin=stdin.encode(), limits=limits)
+    finally:
+        await asyncio.to_thread(folder.cleanup)
 
 
 def _seat(place: Path, judge: Path, bench: Bench) -> None:

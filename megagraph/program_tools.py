@@ -81,7 +81,7 @@ async def run_program(caller: Caller, args: RunProgram, effect: str) -> Result:
     org = caller.org
     sandbox = _sandbox(org)
     async with org.programs_at_once:
-        tree = Path(mkdtemp(prefix="program-", dir=org.scratch))
+        tree = Path(await asyncio.to_thread(mkdtemp, prefix="program-", dir=org.scratch))
         try:
             version = await asyncio.to_thread(org.workspace.materialise, tree)
             argv = program_argv(args.path, args.args, tree, org.programs)
@@ -111,7 +111,7 @@ class InteractivePrograms:
 
     async def start(self, owner: str, path: str, args: list[str]) -> int:
         await self._end_forgotten()
-        tree = Path(mkdtemp(prefix="program-", dir=self._org.scratch))
+        tree = Path(await asyncio.to_thread(mkdtemp, prefix="program-", dir=self._org.scratch))
         try:
             version = await asyncio.to_thread(self._org.workspace.materialise, tree)
             number = await self._terminals.start(program_argv(path, args, tree, self._org.programs), tree)
