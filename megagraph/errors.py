@@ -14,8 +14,11 @@ class BranchStopped(Exception):
     """An agent may not go on. Its lead is told why, and decides; the message is written for the lead."""
 
 
-class MegagraphError(Exception):
-    """Something a person has to know. `code` is stable; `hint` says what to do next."""
+class MegagraphError(RuntimeError):
+    """Something a person has to know. `code` is stable; `hint` says what to do next.
+
+    A `RuntimeError`, since LangGraph's server keeps from its clients what errors of unknown kinds say.
+    """
 
     code = "error"
 

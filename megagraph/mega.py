@@ -34,7 +34,7 @@ from megagraph.prices import Prices, parse_prices
 from megagraph.prompts import Prompts
 from megagraph.run import Result, Run
 from megagraph.scenario import Scenario, find_scenario, load_scenario
-from megagraph.session import boss_spec, prices_of
+from megagraph.session import Drive, boss_spec, prices_of
 from megagraph.sync import MegaSync
 
 if TYPE_CHECKING:
@@ -125,12 +125,19 @@ class MegaGraph:
         """`start`, `resume` and `branch_many` without `await`."""
         return MegaSync(self)
 
-    async def start(self, goal: str | Scenario, *, input: Path | str | None = None) -> Run:
+    async def start(
+        self,
+        goal: str | Scenario,
+        *,
+        input: Path | str | None = None,
+        id: str | None = None,
+        drive: Drive | None = None,
+    ) -> Run:
         """Start a run and return while it works: `goal` is a goal in words, or a scenario or its name.
 
         `input` is a folder of material: its files are the shared files that the organisation starts from; the
-        folder itself is only read. Raises `UsageError` where no model can be found, the folder cannot be taken, or
-        the cost is limited and not known.
+        folder itself is only read. `id` is a UUID to know it by; for `drive` see `Run.begin`. Raises `UsageError` where
+        no model can be found, the folder cannot be taken, or the cost is limited and not known.
         """
         scenario = self._scenario(goal)
         # A named scenario is read again when the run is resumed; other checks are kept with the run.
@@ -143,7 +150,7 @@ class MegaGraph:
         await asyncio.to_thread(_must_know_cost, limits, choice, prices, approve)
         mcp = self._mcp or scenario.mcp
         outside = await self._outside(mcp)
-        id_ = str(uuid4())
+        id_ = id or str(uuid4())
         ledger = self.home.ledger(id_)
         settings = {
             "limits": limits.model_dump(),
@@ -180,21 +187,23 @@ class MegaGraph:
                 ledger.recruited(boss_spec(), "start"),
             )
         run = Run(self.home, id_, scenario)
-        run.begin(
-            choice, limits, self._unsafe, self._prompts_for(scenario), prices, self._callbacks, None, approve, outside
-        )
+        prompts = self._prompts_for(scenario)
+        await run.begin(choice, limits, self._unsafe, prompts, prices, self._callbacks, None, approve, outside, drive)
         return run
 
-    async def resume(self, run: str, *, limits: Limits | None = None, pool: Pool | None = None) -> Run:
+    async def resume(
+        self, run: str, *, limits: Limits | None = None, pool: Pool | None = None, drive: Drive | None = None
+    ) -> Run:
         """Go on with a run where it was left, after a crash, a pause, an answer or with other limits.
 
-        `run` is its id, the beginning of it, or `last`; with a `pool`, it shares limits with others. Raises
-        `RunNotFound`, `RunBusy`, or `UsageError` where the run is done or its model cannot be had.
+        `run` is its id, the beginning of it, or `last`; with a `pool`, it shares limits with others; for
+        `drive` see `Run.begin`. Raises `RunNotFound`, `RunBusy`, or `UsageError` where the run is done or its model
+        cannot be had.
         """
-        opened = self.open(run)
+        opened = await asyncio.to_thread(self.open, run)
         if opened.broken is not None:
             raise opened.broken
-        row = opened.row
+        row = await asyncio.to_thread(lambda: opened.row)
         if row["status"] == "done":
             raise UsageError(f"run {opened.id[:8]} is done.", f"`megagraph show {opened.id[:8]}` shows it.")
         if await asyncio.to_thread(forked, self.home.saver, opened.id):
@@ -217,7 +226,7 @@ class MegaGraph:
         mcp = self._mcp or settings.get("mcp") or opened.scenario.mcp
         outside = await self._outside(mcp, settings.get("tools", []))
         prompts = self._prompts_for(opened.scenario)
-        opened.begin(choice, limits, unsafe, prompts, prices, self._callbacks, pool, approve, outside)
+        await opened.begin(choice, limits, unsafe, prompts, prices, self._callbacks, pool, approve, outside, drive)
         settings |= {
             "limits": limits.model_dump(),
             "prices": prices,

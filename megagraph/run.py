@@ -30,7 +30,7 @@ from megagraph.portal import call_in, running
 from megagraph.prices import Prices
 from megagraph.prompts import Prompts
 from megagraph.scenario import Scenario
-from megagraph.session import Session, Status
+from megagraph.session import Drive, Session, Status
 from megagraph.specs import BOSS, Evidence, Report, Verdict
 from megagraph.stream import follow_from_afar, follow_here
 from megagraph.sync import RunSync
@@ -379,7 +379,7 @@ class Run(Face):
 
     # --- working -----------------------------------------------------------------------------------------
 
-    def begin(
+    async def begin(
         self,
         choice: ModelChoice,
         limits: Limits,
@@ -390,14 +390,15 @@ class Run(Face):
         pool: Pool | None = None,
         approve: Approve | None = None,
         outside: OutsideTools | None = None,
+        drive: Drive | None = None,
     ) -> None:
         """Go to work in this event loop, where the run was left. The run's lock is taken before this returns.
 
-        With a `pool`, it is held to limits that it shares with other runs. Raises `RunBusy` where another process
-        works on it.
+        With a `pool`, it is held to limits that it shares with other runs; `drive` runs its graph, for who wants to
+        have LangGraph's stream of it. Raises `RunBusy` where another process works on it.
         """
         lock = self._home.lock(self.id)
-        lock.__enter__()
+        await asyncio.to_thread(lock.__enter__)
         session = Session(
             self._home,
             self.id,
@@ -412,6 +413,7 @@ class Run(Face):
             approve or Approve(),
             outside or OutsideTools(),
         )
+        session.drive = drive or session.drive
 
         async def work() -> None:
             try:

@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables import RunnableConfig
@@ -35,12 +35,15 @@ from megagraph.scenario import Scenario
 from megagraph.specs import BOSS, AgentSpec, Report
 from megagraph.state import AgentState
 from megagraph.stream import Stream
-from megagraph.team import agent_graph
+from megagraph.team import AgentGraph, agent_graph
 from megagraph.tracing import is_traced, run_config
 
 Status = Literal["running", "done", "paused", "asking", "failed", "interrupted"]
 """`paused`: by a person or a limit; `asking`: waits for a person; `failed`: the boss could not go on;
 `interrupted`: its process died. All but `done` can be resumed."""
+
+Drive: TypeAlias = Callable[..., Awaitable[dict[str, Any]]]
+"""What runs a graph to where it stops: it is called like `AgentGraph.ainvoke`, and returns the state as that does."""
 
 REHEARSAL_NOTE = "This is a rehearsal: a scripted model plays every agent, no language model is called."
 
@@ -63,6 +66,7 @@ class Session:
     """Limits that it shares with other runs."""
     approve: Approve = field(default_factory=Approve)
     outside: OutsideTools = field(default_factory=OutsideTools)
+    drive: Drive = AgentGraph.ainvoke
     stream: Stream = field(default_factory=Stream)
     _org: Organisation | None = None
     _stop: str = ""
@@ -83,8 +87,9 @@ class Session:
 
     async def work(self) -> None:
         """Work until the run is done, stopped, or waits for a person."""
-        before = self._row["seconds"] or 0.0
-        used = sum(self._ledger.used_by().values(), start=NOTHING)
+        row = await asyncio.to_thread(self.home.find, self.run)
+        before = row["seconds"] or 0.0
+        used = sum((await asyncio.to_thread(self._ledger.used_by)).values(), start=NOTHING)
         meter = Meter(self.limits, used=used, seconds=before, pool=self.pool)
         prices = await asyncio.to_thread(prices_of, self.choice, self.prices)
         schemas = TOOLBOX.schemas(self.prompts.tools)
@@ -183,8 +188,8 @@ class Session:
             config = {**config, **run_config(self.run, org.goal, self.callbacks)}
         graph = agent_graph(checkpointer=self.home.saver)
         with contextlib.suppress(GraphDrained), _clock(org):
-            state = await graph.ainvoke(
-                None if begun else start, config, context=org, durability="sync", control=org.control
+            state = await self.drive(
+                graph, None if begun else start, config, context=org, durability="sync", control=org.control
             )
             report: dict[str, Any] | None = state.get("report")
             return report
@@ -242,10 +247,6 @@ class Session:
     @property
     def _ledger(self) -> Ledger:
         return self.home.ledger(self.run)
-
-    @property
-    def _row(self) -> dict[str, Any]:
-        return self.home.find(self.run)
 
 
 @contextlib.contextmanager

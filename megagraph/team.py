@@ -67,6 +67,10 @@ class AgentGraph(CompiledStateGraph[Any, Any, Any, Any]):
     async def aget_graph(self, config: RunnableConfig | None = None, *, xray: int | bool = False) -> Graph:
         return self.get_graph(config, xray=xray)
 
+    def get_context_jsonschema(self) -> dict[str, Any] | None:
+        """None: the context is the run's own, and nobody else has one to give."""
+        return None
+
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         # LangGraph's own posts the graph to a public drawing service.
         return {"text/plain": repr(self), "text/vnd.mermaid": self.get_graph(xray=True).draw_mermaid()}

@@ -11,7 +11,7 @@ from typing import NoReturn
 from megagraph.cli.options import app
 from megagraph.errors import HomeError, MegagraphError, UsageError
 
-for _kind in ("working", "watching", "looking", "reporting", "branching", "keeping"):
+for _kind in ("working", "watching", "looking", "reporting", "branching", "keeping", "serving"):
     # Each adds its commands to the program, in the order of the help.
     import_module(f"megagraph.cli.{_kind}")
 
