@@ -42,7 +42,8 @@ async def think(state: AgentState, runtime: Runtime[Organisation]) -> Command[St
     mailroom, step = org.mailroom, state.get("step", 0) + 1
     if mailroom.closed(spec.name):
         return Command(goto="__end__")
-    mailroom.work(spec.name)
+    if (spec.name, step) not in org.done_steps:
+        mailroom.work(spec.name)
     mailroom.read(spec.name, state.get("seen", []))
     place = mailroom.places[spec.name]
     if (spec.name, step) in org.journal:
@@ -163,12 +164,14 @@ async def act(state: AgentState, runtime: Runtime[Organisation]) -> Command[Step
     org, spec, step = runtime.context, AgentSpec.load(state["spec"]), state["step"]
     if org.mailroom.closed(spec.name):
         return Command(goto="__end__")
-    org.mailroom.work(spec.name)
     requests = requests_of(state["messages"], org.meter.limits.tool_calls)
     caller = _caller(org, spec, state, step)
     done: Mapping[int, ToolRow] = {}
     if (spec.name, step) in org.done_steps:
         done = await org.ledger.finished(spec.name, step)
+    if not any("report" in row.effects for row in done.values()):
+        # One whose report an earlier process took is at rest, though its turn is not noted yet.
+        org.mailroom.work(spec.name)
     rows = await TOOLBOX.perform(caller, requests, done)
     plan = [recruit for row in rows for recruit in row.effects.get("plan", [])]
     report = next((row.effects["report"] for row in rows if "report" in row.effects), None)
