@@ -11,6 +11,7 @@ import asyncio
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -212,7 +213,7 @@ def connect(path: Path) -> sqlite3.Connection:
     try:
         connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         connection.row_factory = sqlite3.Row
-        connection.execute("PRAGMA journal_mode=WAL")
+        _use_log(connection)
         connection.execute("PRAGMA synchronous=NORMAL")
     except sqlite3.DatabaseError as error:
         raise HomeError(
@@ -220,6 +221,19 @@ def connect(path: Path) -> sqlite3.Connection:
             "Nothing was changed; restore it from a copy, or name another --home.",
         ) from error
     return connection
+
+
+def _use_log(connection: sqlite3.Connection) -> None:
+    """Have a write-ahead log. While another connection brings one in, SQLite refuses at once: that is waited out."""
+    until = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
 
 
 def _resolve_all(jobs: list[_Job], error: Exception | None) -> None:

@@ -93,24 +93,25 @@ def test_a_step_that_fails_leaves_all_as_it_was(file: Path, monkeypatch: pytest.
     assert version(file) == len(MIGRATIONS)
 
 
-def test_several_may_open_a_new_home_at_once(file: Path) -> None:
+def test_several_may_open_a_new_home_at_once(tmp_path: Path) -> None:
     errors: list[Exception] = []
-    ready = threading.Barrier(4)
+    ready = threading.Barrier(8)
 
     def open_() -> None:
-        ready.wait()
-        try:
-            up(file)
-        except Exception as error:
-            errors.append(error)
+        for number in range(40):
+            ready.wait()
+            try:
+                up(tmp_path / f"{number}.db")
+            except Exception as error:
+                errors.append(error)
 
-    threads = [threading.Thread(target=open_) for _ in range(4)]
+    threads = [threading.Thread(target=open_) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert errors == []
-    assert version(file) == len(MIGRATIONS)
+    assert {version(tmp_path / f"{number}.db") for number in range(40)} == {len(MIGRATIONS)}
 
 
 def test_checkpoints_of_the_first_format_are_read_as_they_were_written(
