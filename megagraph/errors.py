@@ -5,6 +5,8 @@ agent's lead as a failure, and the run goes on.
 Every `MegagraphError` stops something a person started; it says what happened and what to do next.
 """
 
+from typing import Any
+
 
 class ToolError(Exception):
     """A tool said no. The message is written for the model that called it."""
@@ -29,6 +31,17 @@ class MegagraphError(RuntimeError):
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As it is, whatever its kind is made from: it may be told to another process.
+        return _again, (type(self), self.args, vars(self))
+
+
+def _again(kind: type[MegagraphError], args: tuple[Any, ...], attributes: dict[str, Any]) -> MegagraphError:
+    error = kind.__new__(kind)
+    error.args = args
+    vars(error).update(attributes)
+    return error
 
 
 class UsageError(MegagraphError):

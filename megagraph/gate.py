@@ -263,6 +263,10 @@ class Gate:
         """Whether no call was answered since this moment of the monotonic clock."""
         return self._answered_at < moment
 
+    async def given_up(self, since: float, reason: str) -> ModelError | None:
+        """Somebody gives a call up that was begun at `since`: the error of all, if nobody was answered meanwhile."""
+        return self.down(reason) if self.silent_since(since) else None
+
     def down(self, reason: str) -> ModelError:
         """The error of a provider that is down; all who wait at the gate get it too."""
         failures = self._streak.failures

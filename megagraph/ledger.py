@@ -402,16 +402,17 @@ class Ledger:
         )
 
     def event(self, event: Event) -> Statement:
+        """The row of an event; one without a number gets the next one when it is written."""
+        row = (event.time, event.kind, event.agent, to_json(event.data).decode())
+        if not event.seq:
+            return (
+                "INSERT INTO events (run, seq, time, kind, agent, data) SELECT ?,"
+                " coalesce((SELECT max(seq) FROM events WHERE run = ?), 0) + 1, ?, ?, ?, ?",
+                (self.run, self.run, *row),
+            )
         return (
             "INSERT INTO events (run, seq, time, kind, agent, data) VALUES (?, ?, ?, ?, ?, ?)",
-            (
-                self.run,
-                event.seq,
-                event.time,
-                event.kind,
-                event.agent,
-                to_json(event.data).decode(),
-            ),
+            (self.run, event.seq, *row),
         )
 
     def last_event(self) -> int:

@@ -30,6 +30,18 @@ MOST_NAMED = 12
 
 
 @dataclass
+class Afar:
+    """What is known here of an agent for whom another process works, and of all below it."""
+
+    idle: bool = False
+    """Whether none of them moves without mail from elsewhere."""
+    moves: bool = True
+    asking: bool = False
+    """Whether one of them waits for a person's answer."""
+    why: str = "at work"
+
+
+@dataclass
 class Place:
     """What the mailroom knows of one agent."""
 
@@ -49,6 +61,8 @@ class Place:
     future: asyncio.Future[Wake] | None = None
     members: list[str] = field(default_factory=list)
     stalls: int = 0
+    afar: Afar | None = None
+    """Where another process works for it: what that one says of it."""
 
     @property
     def unread(self) -> list[Letter]:
@@ -229,6 +243,8 @@ class Mailroom:
     def why(self, name: str) -> str:
         """What `name` waits for, in words."""
         place = self.places[name]
+        if place.afar is not None:
+            return place.afar.why
         if blockers := self.blockers(name):
             return "waits for the report of " + ", ".join(map(self._describe, blockers))
         if place.state == "asking":
@@ -297,7 +313,7 @@ class Mailroom:
         self._resolve(place, "close")
         names = [name]
         for member in place.members:
-            names += self.close(member)
+            names += Mailroom.close(self, member)
         if place.spec.lead and not self.places[place.spec.lead].closed:
             self._wake_dependents(place.spec.lead)
         return names
@@ -380,6 +396,8 @@ class Mailroom:
 
     def _idle(self, place: Place) -> bool:
         """Whether neither it nor anybody below it moves without mail from elsewhere."""
+        if place.afar is not None:
+            return place.afar.idle
         at_rest = place.state == "waiting" or (place.resting and not place.closed)
         members = self.open_members(place.spec.name)
         return at_rest and not self._due(place) and all(self._idle(self.places[name]) for name in members)
@@ -399,7 +417,7 @@ class Mailroom:
 
     def _describe_work(self, name: str) -> str:
         place = self.places[name]
-        return self.why(name) if place.state != "working" else "at work"
+        return self.why(name) if place.state != "working" or place.afar is not None else "at work"
 
     def _settle(self, place: Place) -> None:
         """`place` has just gone to wait: is its team, a team above, or the whole run at a stand?"""
@@ -410,11 +428,20 @@ class Mailroom:
                 break
             # It waits for an answer from above, with good reason: whether that can come is seen from there.
             lead = self.places[lead].spec.lead
-        if self._ever_asked and self.asking and not any(map(self._moves, self.places.values())):
+        self._park_if_all_wait()
+
+    def _park_if_all_wait(self) -> None:
+        """Let the graph stop where nobody moves before a person has answered."""
+        if self._ever_asked and self._anybody_asks() and not any(map(self._moves, self.places.values())):
             self.park()
+
+    def _anybody_asks(self) -> bool:
+        return any(place.afar.asking if place.afar else place.state == "asking" for place in self.places.values())
 
     def _moves(self, place: Place) -> bool:
         """Whether it works, or is about to be woken."""
+        if place.afar is not None:
+            return place.afar.moves
         return place.state == "working" or (place.state == "waiting" and self._due(place))
 
     def _at_a_stand(self, lead: str) -> bool:

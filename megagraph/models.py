@@ -20,7 +20,7 @@ from langchain_core.runnables import RunnableBinding, RunnableConfig
 from megagraph.answers import fit, well_formed
 from megagraph.errors import ModelError, UsageError
 from megagraph.faults import Fault, explain
-from megagraph.gate import MOST, START, Left, Rank, Rates, gate_to
+from megagraph.gate import MOST, START, Gate, Left, Rank, Rates, gate_to
 from megagraph.json_tools import JsonTools
 from megagraph.model_rules import ModelRules
 from megagraph.outside_tools import OutsideTools
@@ -50,6 +50,9 @@ Retry = Callable[[str, float], None]
 
 Tools = Literal["native", "json"]
 
+Gates = Callable[[Hashable, str, Rates, float], Gate]
+"""Finds the gate to a provider, as `gate_to` does."""
+
 
 @dataclass(frozen=True)
 class ModelChoice:
@@ -67,6 +70,12 @@ class ModelChoice:
     rules: ModelRules = field(default_factory=ModelRules)
     others: Mapping[str, ModelChoice] = field(default_factory=dict)
     """The models that `rules` names."""
+
+    @property
+    def portable(self) -> bool:
+        """Whether another process can open the same model."""
+        choices = (self, *self.others.values())
+        return all(isinstance(choice.make, _OpenAI | _Rehearsal) for choice in choices)
 
     @property
     def name(self) -> str:
@@ -119,7 +128,7 @@ def choose_model(
     if model == "rehearsal":
         if script is None:
             raise UsageError("there is no rehearsal for this goal: only a scenario can ship one.", WAYS)
-        return ModelChoice("rehearsal", lambda: RehearsalModel(script=script), rehearsal=True)
+        return ModelChoice("rehearsal", _Rehearsal(script), rehearsal=True)
     provider, _, named = model.partition(":")
     name, _, options = named.partition("?")
     if provider != "openai" or not name:
@@ -160,25 +169,47 @@ def _openai(label: str, name: str, options: str, base_url: str, timeout: float, 
     # A model that is held to a schema may write on in it without end.
     max_tokens = numbers.pop("max_tokens", _MOST_BY_SCHEMA if by_schema == "json" else None)
 
-    def make() -> BaseChatModel:
+    provider = ("openai", base_url.rstrip("/"), key)
+    tools = "json" if by_schema == "json" else "native"
+    if tools == "json" and "tools=json" not in options:
+        label += "&tools=json" if options else "?tools=json"
+    make = _OpenAI(name, key, base_url, timeout, max_tokens)
+    return ModelChoice(label, make, base_url=base_url, provider=provider, rates=Rates(**numbers), tools=tools)
+
+
+@dataclass(frozen=True)
+class _Rehearsal:
+    """Opens the model that plays a scenario's script. Another process finds the script where the scenario is."""
+
+    script: Script
+
+    def __call__(self) -> BaseChatModel:
+        return RehearsalModel(script=self.script)
+
+
+@dataclass(frozen=True)
+class _OpenAI:
+    """Opens a model that speaks OpenAI's protocol. It can be taken to another process."""
+
+    name: str
+    key: str
+    base_url: str
+    timeout: float
+    max_tokens: int | None
+
+    def __call__(self) -> BaseChatModel:
         from pydantic import SecretStr
 
         from megagraph.openai_chat import LeanChatOpenAI
 
         return LeanChatOpenAI(
-            model=name,
-            api_key=SecretStr(key),
-            base_url=base_url or None,
+            model=self.name,
+            api_key=SecretStr(self.key),
+            base_url=self.base_url or None,
             max_retries=0,
-            timeout=timeout,
-            max_completion_tokens=max_tokens,
+            timeout=self.timeout,
+            max_completion_tokens=self.max_tokens,
         )
-
-    provider = ("openai", base_url.rstrip("/"), key)
-    tools = "json" if by_schema == "json" else "native"
-    if tools == "json" and "tools=json" not in options:
-        label += "&tools=json" if options else "?tools=json"
-    return ModelChoice(label, make, base_url=base_url, provider=provider, rates=Rates(**numbers), tools=tools)
 
 
 def _options(label: str, options: str) -> dict[str, str]:
@@ -224,7 +255,11 @@ class Model:
     """One opened model with its tools bound."""
 
     def __init__(
-        self, choice: ModelChoice, tools: Sequence[dict[str, Any]], outside: OutsideTools | None = None
+        self,
+        choice: ModelChoice,
+        tools: Sequence[dict[str, Any]],
+        outside: OutsideTools | None = None,
+        gates: Gates = gate_to,
     ) -> None:
         self.choice = choice
         self._chat = choice.make()
@@ -234,7 +269,7 @@ class Model:
         """By the tools from outside that are bound besides megagraph's own."""
         key = choice.provider if choice.provider is not None else object()
         start = START if choice.provider is not None else MOST
-        self.gate = gate_to(key, choice.base_url or choice.label, choice.rates, start)
+        self.gate = gates(key, choice.base_url or choice.label, choice.rates, start)
         self._line = self.gate.line()
         self._overhead = len(json.dumps(tools, default=str)) // 4
         """Tokens of a call beyond its messages: the tools, the answer. Learned from what was answered."""
@@ -256,11 +291,7 @@ class Model:
                 raise outcome.error(self.choice.label)
             if attempts >= ATTEMPTS:
                 # Had others been answered meanwhile, it would be this call alone that fails.
-                raise (
-                    self.gate.down(outcome.reason)
-                    if self.gate.silent_since(began)
-                    else outcome.error(self.choice.label)
-                )
+                raise await self.gate.given_up(began, outcome.reason) or outcome.error(self.choice.label)
             delay = _delay(outcome, retries)
             retries += 1
             retrying(outcome.reason, delay)
@@ -321,9 +352,14 @@ class Models:
     """The models of a run, each opened when it is first asked. Close them when the run stops."""
 
     def __init__(
-        self, choice: ModelChoice, tools: Sequence[dict[str, Any]], outside: OutsideTools | None = None
+        self,
+        choice: ModelChoice,
+        tools: Sequence[dict[str, Any]],
+        outside: OutsideTools | None = None,
+        gates: Gates = gate_to,
     ) -> None:
         self.choice = choice
+        self._gates = gates
         self._tools = tools
         self._outside = outside or OutsideTools()
         self._open: dict[str, Model] = {}
@@ -377,7 +413,7 @@ class Models:
         choice = self.choice.others[name] if name else self.choice
         model = self._open.get(choice.label)
         if model is None:
-            model = self._open[choice.label] = Model(choice, self._tools, self._outside)
+            model = self._open[choice.label] = Model(choice, self._tools, self._outside, self._gates)
             if self._left is not None:
                 model.leave(self._left)
         return model

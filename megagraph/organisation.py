@@ -11,9 +11,10 @@ import contextlib
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphInterrupt
@@ -39,6 +40,26 @@ from megagraph.tracing import call_config
 
 GATHER_MOST = 2.0
 """The longest that a report waits, in seconds, for others to be read with it."""
+
+
+class Crew(Protocol):
+    """The processes that work for the boss's team."""
+
+    def added(self, spec: AgentSpec) -> None:
+        """The boss has recruited an agent."""
+
+    async def work(self, head: str, state: dict[str, Any], place: dict[str, Any]) -> None:
+        """Run the graph of an agent of the boss's team to its end, at a place among LangGraph's checkpoints.
+
+        Raises `GraphInterrupt` where it stops before.
+        """
+
+
+class Front(Protocol):
+    """What a process that works for a part of the organisation asks the one that has started it."""
+
+    async def admit(self, lead: str, wave: int, wishes: Sequence[dict[str, Any]]) -> tuple[list[AgentSpec], list[str]]:
+        """The recruits of a lead, with names that nobody has, and notes on what was changed. Raises `ToolError`."""
 
 
 @dataclass
@@ -81,6 +102,12 @@ class Organisation:
     """The tools that were brought from outside."""
     approve: Approve = field(default_factory=Approve)
     """What a person wants to be asked about."""
+    shared: bool = False
+    """Whether other processes work on the run with this one."""
+    crew: Crew | None = None
+    """Those other processes, for the one that has started them."""
+    front: Front | None = None
+    """The process that has started this one, where it is one of them."""
     last_event: int = 0
     version: str = ""
     """The latest version of the shared files."""
@@ -88,7 +115,7 @@ class Organisation:
     """Held while accepted work is examined again, so that it is done once."""
     interactive: object = None
     """The interactive programs, once there was one; `program_tools` knows what they are."""
-    programs_at_once: asyncio.Semaphore = field(init=False)
+    programs_at_once: AbstractAsyncContextManager[None] = field(init=False)
     """Held by whoever runs a program to its end: each may use much of the machine."""
     _closing: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
     _told: set[tuple[EventKind, str]] = field(default_factory=set)
@@ -98,14 +125,29 @@ class Organisation:
     _writer: Writer = field(init=False)
 
     def __post_init__(self) -> None:
-        self.mailroom = Mailroom(self._notice, self._changed)
+        self.mailroom = self._make_mailroom()
         self.meter.nearly = self._nearly
         self.programs_at_once = asyncio.Semaphore(self.programs.at_once)
         self._writer = Writer(self.workspace.path, self.workspace.branch)
 
+    def _make_mailroom(self) -> Mailroom:
+        return Mailroom(self._notice, self._changed)
+
     async def restore(self) -> None:
         """Fill in what earlier processes of this run have done."""
         await asyncio.gather(asyncio.to_thread(self._restore), self._writer.start())
+
+    @property
+    def lost(self) -> str:
+        """What became of other processes that worked for the run and are gone; empty where all is well."""
+        return ""
+
+    async def heard_all(self) -> None:
+        """Return when all have taken in what they were told, so that nobody counts as at work for that alone."""
+
+    async def settled(self) -> None:
+        """Return when all that was done for the run is durable, once nobody works any more."""
+        await self.ledger.database.write()
 
     def _restore(self) -> None:
         agents = self.ledger.agents()
@@ -131,6 +173,9 @@ class Organisation:
 
     def event(self, kind: EventKind, agent: str = "", **data: Any) -> Event:
         """The next event, told to whoever listens, for a caller that keeps it itself, with other rows."""
+        if self.shared:
+            # The database numbers them, and those who listen are told what is in it.
+            return Event(0, time.time(), kind, agent, data)
         self.last_event += 1
         event = Event(self.last_event, time.time(), kind, agent, data)
         self.stream.send(event)
@@ -242,8 +287,11 @@ class Organisation:
         """A model call took so long. Leads give reports half of a usual call to arrive together."""
         self._usual = seconds if self._usual is None else self._usual + (seconds - self._usual) / 16
         self.mailroom.gather_seconds = min(GATHER_MOST, self._usual / 2)
+        self.note_time()
+
+    def note_time(self) -> None:
+        """Keep how long the run has worked, now and then, so that a killed process's time counts too."""
         if time.monotonic() - self._noted > 1:
-            # So that a killed process's time counts too.
             self._noted = time.monotonic()
             self.ledger.database.post(self.ledger.update_run(seconds=self.meter.seconds))
 

@@ -95,7 +95,10 @@ class OutsideTools:
         *,
         gone: Collection[str] = (),
         close: Callable[[], Awaitable[None]] | None = None,
+        mcp: Any = None,
     ) -> None:
+        self.mcp = mcp
+        """The MCP servers that they are from, as they were given: another process can ask these for its own."""
         self._tools = {tool.name: tool for tool in tools}
         self._schemas = {name: _schema(tool.langchain) for name, tool in self._tools.items()}
         self._close = close

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import aclosing
 
 from megagraph.control import Tap
@@ -54,6 +54,22 @@ class Stream:
     def wants_tokens(self, agent: str) -> bool:
         """Whether anybody has asked for the tokens of this agent."""
         return any(listener.wants("token", agent) for listener in self._listeners)
+
+    @property
+    def listened(self) -> bool:
+        """Whether anybody listens."""
+        return bool(self._listeners)
+
+    def token_wishes(self) -> list[str | None]:
+        """Of which agents somebody wants the tokens; None is all of them."""
+        wishes = {listener.agent for listener in self._listeners if listener.wants("token", listener.agent or "")}
+        if None in wishes:
+            return [None]
+        return sorted(wishes, key=str)
+
+    def replace(self, listeners: Sequence[Listener]) -> None:
+        """Have these listeners and no others."""
+        self._listeners = list(listeners)
 
     def listen(self, agent: str | None = None, kinds: Collection[EventKind] | None = None) -> Listener:
         """A listener to what happens from now on, which ends when the stream does."""

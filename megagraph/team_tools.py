@@ -12,6 +12,7 @@ from megagraph.checks import AgentCheck
 from megagraph.errors import ToolError
 from megagraph.guards import duplicate_of
 from megagraph.limits import Part
+from megagraph.organisation import Organisation
 from megagraph.specs import NAME, RESERVED_NAMES, AgentSpec, Letter, Report
 from megagraph.tools import Args, Caller, Permit, Result, Shown, Tool
 
@@ -77,27 +78,12 @@ async def recruit(caller: Caller, args: Recruit, effect: str) -> Result:
     org, lead = caller.org, caller.spec
     if org.mailroom.closed(lead.name):
         raise ToolError("nobody was recruited: your work is over.")
-    _check_recruits(caller, args.agents)
-    taken = set(org.mailroom.places)
-    names = {wish.name: _free_name(wish.name, taken) for wish in args.agents}
-    specs = [
-        AgentSpec(
-            name=names[wish.name],
-            role=wish.role,
-            instructions=wish.instructions,
-            deliverables=tuple(wish.deliverables),
-            depends_on=tuple(names.get(d, d) for d in wish.depends_on),
-            lead=lead.name,
-            depth=lead.depth + 1,
-            wave=caller.wave,
-            part=wish.limits.dump(),
-            checks=tuple(check.dump() for check in wish.checks),
-        )
-        for wish in args.agents
-    ]
-    for spec in specs:
-        org.mailroom.add(spec)
-    renamed = [f"{old} is called {new}, since the name was taken" for old, new in names.items() if old != new]
+    if org.front is None:
+        specs, notes = admit(org, lead, caller.wave, args.agents)
+    else:
+        specs, notes = await org.front.admit(lead.name, caller.wave, [wish.model_dump() for wish in args.agents])
+        for spec in specs:
+            org.mailroom.add(spec)
 
     def after() -> None:
         for spec in specs:
@@ -114,18 +100,50 @@ async def recruit(caller: Caller, args: Recruit, effect: str) -> Result:
 
     return Result(
         f"Recruited: {', '.join(s.name for s in specs)}. Their reports and questions will reach you as letters."
-        + ("".join(f" Note: {line}." for line in renamed)),
+        + "".join(f" Note: {note}." for note in notes),
         effects={"plan": [spec.dump() for spec in specs], "work_on": args.work_on},
         statements=[org.ledger.recruited(spec, effect) for spec in specs],
         after=after,
     )
 
 
+def admit(
+    org: Organisation, lead: AgentSpec, wave: int, wishes: Sequence[Recruitment]
+) -> tuple[list[AgentSpec], list[str]]:
+    """Take recruits in, with names that nobody has; notes say which were changed.
+
+    Raises `ToolError` with everything that is wrong with the plan.
+    """
+    _check_recruits(org, lead, wishes)
+    taken = set(org.mailroom.places)
+    names = {wish.name: _free_name(wish.name, taken) for wish in wishes}
+    specs = [
+        AgentSpec(
+            name=names[wish.name],
+            role=wish.role,
+            instructions=wish.instructions,
+            deliverables=tuple(wish.deliverables),
+            depends_on=tuple(names.get(d, d) for d in wish.depends_on),
+            lead=lead.name,
+            depth=lead.depth + 1,
+            wave=wave,
+            part=wish.limits.dump(),
+            checks=tuple(check.dump() for check in wish.checks),
+        )
+        for wish in wishes
+    ]
+    for spec in specs:
+        org.mailroom.add(spec)
+        if org.crew is not None:
+            org.crew.added(spec)
+    return specs, [f"{old} is called {new}, since the name was taken" for old, new in names.items() if old != new]
+
+
 async def show_plan(caller: Caller, args: Recruit) -> Shown | None:
     """The first recruits of a run, as a person is asked to approve them."""
     if len(caller.org.mailroom.places) > 1:
         return None
-    _check_recruits(caller, args.agents)
+    _check_recruits(caller.org, caller.spec, args.agents)
     lines = [f"May `{caller.spec.name}` recruit these agents?"]
     for wish in args.agents:
         after = f", after {', '.join(wish.depends_on)}" if wish.depends_on else ""
@@ -135,9 +153,8 @@ async def show_plan(caller: Caller, args: Recruit) -> Shown | None:
     return Shown("\n".join(lines))
 
 
-def _check_recruits(caller: Caller, wishes: Sequence[Recruitment]) -> None:
+def _check_recruits(org: Organisation, lead: AgentSpec, wishes: Sequence[Recruitment]) -> None:
     """Raise `ToolError` with everything that is wrong with the plan."""
-    org, lead = caller.org, caller.spec
     limits, problems = org.meter.limits, []
     names = [wish.name for wish in wishes]
     for name in sorted(set(names)):
@@ -172,26 +189,26 @@ def _check_recruits(caller: Caller, wishes: Sequence[Recruitment]) -> None:
             f"the organisation may have {limits.agents} agents in all: {total} are there"
             f" and {len(wishes)} are asked for"
         )
-    problems += _repeated_jobs(caller, wishes)
+    problems += _repeated_jobs(org, lead.name, wishes)
     if None in org.prices.values() and any(wish.limits.cost_usd for wish in wishes):
         problems.append("`cost_usd` cannot be held, since prices are not known: limit calls or tokens instead")
     if problems:
         raise ToolError("nobody was recruited: " + "; ".join(problems) + ".")
 
 
-def _repeated_jobs(caller: Caller, wishes: Sequence[Recruitment]) -> list[str]:
+def _repeated_jobs(org: Organisation, lead: str, wishes: Sequence[Recruitment]) -> list[str]:
     """Which wishes would do again what an open agent is there for. One that has failed may be replaced."""
-    places = caller.org.mailroom.places
+    places = org.mailroom.places
     others = [p.spec for p in places.values() if not p.closed and not (p.report and p.report.failed)]
-    chain = [places[name].spec for name in caller.org.chain(caller.spec.name)]
+    chain = [places[name].spec for name in org.chain(lead)]
     found = []
     for wish in wishes:
         spec = AgentSpec(
-            wish.name, wish.role, wish.instructions, tuple(wish.deliverables), tuple(wish.depends_on), caller.spec.name
+            wish.name, wish.role, wish.instructions, tuple(wish.deliverables), tuple(wish.depends_on), lead
         )
         if same := duplicate_of(spec, others, chain):
             name, why = same
-            way = "`talk` to it, or `dismiss` it first" if name in places[caller.spec.name].members else "use its work"
+            way = "`talk` to it, or `dismiss` it first" if name in places[lead].members else "use its work"
             found.append(f"`{wish.name}` would do the job of `{name}`, which {why}: {way}")
     return found
 
@@ -264,6 +281,7 @@ async def update_todo(caller: Caller, args: UpdateTodo, effect: str) -> Result:
 
 async def finish(caller: Caller, args: Finish, effect: str) -> Result:
     org, spec = caller.org, caller.spec
+    await org.heard_all()
     _must_be_quiet(caller)
     await recheck(org, org.mailroom.open_members(spec.name))
     found = await examine(org, spec, caller.todo, args.artefacts, effect)
