@@ -112,9 +112,20 @@ class Home:
                     f"run {run[:8]} is being worked on by another process{f' ({holder})' if holder else ''}.",
                     "Wait for it, or stop it with Ctrl-C there.",
                 ) from None
+            _await_helpers(file, run)
             file.truncate(0)
             file.write(f"pid {os.getpid()}")
             file.flush()
+            yield
+
+    @contextmanager
+    def helping(self, run: str) -> Iterator[None]:
+        """Hold this in a worker process of a run. Who takes the run up after a kill waits until all workers are gone.
+
+        A lock of another kind on the same file: closing the file anywhere in this process would give it up.
+        """
+        with (self.path / "locks" / str(UUID(run))).open("r") as file:
+            fcntl.lockf(file, fcntl.LOCK_SH)
             yield
 
     @contextmanager
@@ -187,6 +198,23 @@ class Home:
 
     def close(self) -> None:
         self.database.close()
+
+
+def _await_helpers(file: IO[str], run: str) -> None:
+    """Wait for the workers of a process that was killed: they end as soon as they see it, and keep what was paid."""
+    until = time.monotonic() + _TIDYING
+    while True:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(file, fcntl.LOCK_UN)
+            return
+        except OSError:
+            if time.monotonic() > until:
+                raise RunBusy(
+                    f"worker processes of run {run[:8]} are still at work, though the one that started them is gone.",
+                    "Try again in a moment; if they stay, end them (`pgrep -f megagraph.workers`).",
+                ) from None
+            time.sleep(0.02)
 
 
 def _take(file: IO[str]) -> None:

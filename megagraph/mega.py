@@ -74,6 +74,9 @@ class MegaGraph:
         tools: LangChain tools or functions that agents have besides megagraph's own; an `OutsideTool` says which
             agents, and bounds the time and the output. Give them again to resume.
         mcp: MCP servers: a file with `mcpServers`, or what such a file holds. They go before the scenario's.
+        workers: Processes in which the boss's team works, besides this one: for organisations so large that one core
+            is not enough. Without, what the run had before, or none. `callbacks`, `tools` and model objects, which
+            live in this process, do not go with them.
 
     Raises `HomeError` where the home cannot be used.
     """
@@ -96,7 +99,10 @@ class MegaGraph:
         approve: Approve | str | Sequence[str] | None = None,
         tools: Sequence[Given] = (),
         mcp: Path | str | Mapping[str, Any] | None = None,
+        workers: int | None = None,
     ) -> None:
+        if workers is not None and workers < 0:
+            raise UsageError(f"workers={workers} cannot be.", "Give a number of processes, or 0 for none.")
         self.home = Home(home)
         self._model = model
         self._models = models
@@ -112,6 +118,7 @@ class MegaGraph:
         self._approve = approve if isinstance(approve, Approve | None) else Approve.parse(approve)
         self._tools = accepted(tools, TOOLBOX.names)
         self._mcp = mcp
+        self._workers = workers
 
     @property
     def db(self) -> Tables:
@@ -149,6 +156,7 @@ class MegaGraph:
         approve = self._approve or scenario.approve
         await asyncio.to_thread(_must_know_cost, limits, choice, prices, approve)
         mcp = self._mcp or scenario.mcp
+        workers = self._workers_for(choice, drive, self._workers or 0)
         outside = await self._outside(mcp)
         id_ = id or str(uuid4())
         ledger = self.home.ledger(id_)
@@ -164,6 +172,7 @@ class MegaGraph:
             "approve": approve.words(),
             "tools": outside.names,
             "mcp": _remembered(mcp),
+            "workers": workers,
         }
         with ExitStack() as held:
             if input is not None:
@@ -188,7 +197,9 @@ class MegaGraph:
             )
         run = Run(self.home, id_, scenario)
         prompts = self._prompts_for(scenario)
-        await run.begin(choice, limits, self._unsafe, prompts, prices, self._callbacks, None, approve, outside, drive)
+        await run.begin(
+            choice, limits, self._unsafe, prompts, prices, self._callbacks, None, approve, outside, drive, workers
+        )
         return run
 
     async def resume(
@@ -224,9 +235,13 @@ class MegaGraph:
         approve = self._approve or Approve.parse(settings.get("approve", []))
         await asyncio.to_thread(_must_know_cost, limits, choice, prices, approve)
         mcp = self._mcp or settings.get("mcp") or opened.scenario.mcp
+        before = settings.get("workers", 0) if drive is None and pool is None else 0
+        workers = self._workers_for(choice, drive, before if self._workers is None else self._workers)
         outside = await self._outside(mcp, settings.get("tools", []))
         prompts = self._prompts_for(opened.scenario)
-        await opened.begin(choice, limits, unsafe, prompts, prices, self._callbacks, pool, approve, outside, drive)
+        await opened.begin(
+            choice, limits, unsafe, prompts, prices, self._callbacks, pool, approve, outside, drive, workers
+        )
         settings |= {
             "limits": limits.model_dump(),
             "prices": prices,
@@ -235,6 +250,7 @@ class MegaGraph:
             "approve": approve.words(),
             "tools": sorted({*outside.names, *outside.gone}),
             "mcp": _remembered(mcp),
+            "workers": workers,
         }
         await self.home.database.write(
             self.home.ledger(opened.id).update_run(
@@ -413,7 +429,22 @@ class MegaGraph:
         entries = await asyncio.to_thread(read_mcp, mcp) if mcp else {}
         servers = McpServers(entries)
         tools = accepted([*self._tools, *await servers.tools()], TOOLBOX.names)
-        return OutsideTools(tools, gone=before, close=servers.aclose)
+        return OutsideTools(tools, gone=before, close=servers.aclose, mcp=mcp)
+
+    def _workers_for(self, choice: ModelChoice, drive: Drive | None, workers: int) -> int:
+        """The number of workers asked for. Raises `UsageError` where what they need is in this process only."""
+        here = {
+            "callbacks": self._callbacks,
+            "tools that are Python objects": self._tools,
+            "a stream of LangGraph's own": drive,
+            f"the model {choice.label}, an object": not choice.portable,
+        }
+        if workers and (kept := [name for name, there in here.items() if there]):
+            raise UsageError(
+                f"workers={workers} cannot be: {kept[0]} cannot be taken to other processes.",
+                "Leave `workers` out, or do without.",
+            )
+        return workers
 
     def _prompts_for(self, scenario: Scenario) -> Prompts:
         folders = [self._prompts, scenario.folder and scenario.folder / "prompts", self.home.path / "prompts"]

@@ -391,11 +391,13 @@ class Run(Face):
         approve: Approve | None = None,
         outside: OutsideTools | None = None,
         drive: Drive | None = None,
+        workers: int = 0,
     ) -> None:
         """Go to work in this event loop, where the run was left. The run's lock is taken before this returns.
 
         With a `pool`, it is held to limits that it shares with other runs; `drive` runs its graph, for who wants to
-        have LangGraph's stream of it. Raises `RunBusy` where another process works on it.
+        have LangGraph's stream of it; so many `workers` are processes for the boss's team. Raises `RunBusy` where
+        another process works on it.
         """
         lock = self._home.lock(self.id)
         await asyncio.to_thread(lock.__enter__)
@@ -413,7 +415,7 @@ class Run(Face):
             approve or Approve(),
             outside or OutsideTools(),
         )
-        session.drive = drive or session.drive
+        session.drive, session.workers = drive or session.drive, workers
 
         async def work() -> None:
             try:

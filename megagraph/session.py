@@ -7,7 +7,7 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -45,6 +45,9 @@ Status = Literal["running", "done", "paused", "asking", "failed", "interrupted"]
 Drive: TypeAlias = Callable[..., Awaitable[dict[str, Any]]]
 """What runs a graph to where it stops: it is called like `AgentGraph.ainvoke`, and returns the state as that does."""
 
+_LOSSES = 3
+"""How often a run goes on by itself after a worker has died. What dies each time will die again."""
+
 REHEARSAL_NOTE = "This is a rehearsal: a scripted model plays every agent, no language model is called."
 
 
@@ -67,11 +70,15 @@ class Session:
     approve: Approve = field(default_factory=Approve)
     outside: OutsideTools = field(default_factory=OutsideTools)
     drive: Drive = AgentGraph.ainvoke
+    workers: int = 0
+    """Processes besides this one, which work for the boss's team."""
     stream: Stream = field(default_factory=Stream)
     _org: Organisation | None = None
     _stop: str = ""
     _hearing: asyncio.Task[None] | None = None
     """A task that nobody keeps may be collected before its end."""
+    _losses: int = 0
+    """How often a worker has died."""
 
     def stop(self, reason: str) -> None:
         """Let every agent stop at its next step."""
@@ -94,38 +101,31 @@ class Session:
         prices = await asyncio.to_thread(prices_of, self.choice, self.prices)
         schemas = TOOLBOX.schemas(self.prompts.tools)
         meter.overhead = tokens_of(schemas)
-        models = Models(self.choice, schemas, self.outside)
-        reviewers = Models(self.choice, reviewer_schemas(self.prompts.reviewer_tools))
         sandbox, why_not = await asyncio.to_thread(_sandbox, self.unsafe_programs)
         try:
-            await self.home.saver.know(self.run)
+            if not self.workers:
+                await self.home.saver.know(self.run)
             with seldom_collected():
                 async with self.home.scratch(self.run) as scratch, listening(self.run, self._heard, self._tokens):
                     again = True
                     while again:
-                        org = Organisation(
-                            goal=self.scenario.goal,
-                            ledger=self._ledger,
+                        # Those of an attempt that was stopped let nobody through any more.
+                        models = Models(self.choice, schemas, self.outside)
+                        reviewers = Models(self.choice, reviewer_schemas(self.prompts.reviewer_tools))
+                        org = self._organisation(
                             workspace=await asyncio.to_thread(self.home.workspace, self.run),
                             models=models,
                             reviewers=reviewers,
                             meter=meter,
                             prices=prices,
-                            guards=self.scenario.guards,
-                            prompts=self.prompts,
                             sandbox=sandbox,
                             no_sandbox=why_not,
                             scratch=scratch,
-                            programs=self.scenario.programs,
-                            approve=self.approve,
-                            outside=self.outside,
-                            stream=self.stream,
-                            traced=is_traced(self.callbacks),
                         )
                         try:
                             again = await self._drive(org)
                         finally:
-                            await org.aclose()
+                            await asyncio.gather(org.aclose(), models.aclose(), reviewers.aclose())
         except asyncio.CancelledError:
             self._note("paused", "stopped at once")
             raise
@@ -135,10 +135,47 @@ class Session:
         finally:
             self._org = None
             self.home.saver.forget(self.run)
-            await asyncio.gather(models.aclose(), reviewers.aclose(), self.outside.aclose())
+            await self.outside.aclose()
             self.home.database.post(self._ledger.update_run(seconds=meter.seconds))
             # Raises what became of all that was written without waiting.
             await self.home.database.write()
+
+    def _organisation(self, **parts: Any) -> Organisation:
+        """The organisation of one attempt."""
+        parts |= {
+            "goal": self.scenario.goal,
+            "ledger": self._ledger,
+            "guards": self.scenario.guards,
+            "prompts": self.prompts,
+            "programs": self.scenario.programs,
+            "approve": self.approve,
+            "outside": self.outside,
+            "stream": self.stream,
+            "traced": is_traced(self.callbacks),
+        }
+        if not self.workers:
+            return Organisation(**parts)
+        # Imported here: who works alone does without.
+        from megagraph.workers.crew import FrontOrganisation
+        from megagraph.workers.office import Posting
+
+        posting = Posting(
+            home=self.home.path,
+            run=self.run,
+            scratch=parts["scratch"],
+            scenario=replace(self.scenario, checks=()),
+            choice=None if self.choice.rehearsal else self.choice,
+            limits=self.limits,
+            prompts=self.prompts,
+            prices=dict(parts["prices"]),
+            unsafe_programs=self.unsafe_programs,
+            approve=self.approve,
+            mcp=self.outside.mcp,
+            gone=self.outside.gone,
+        )
+        front = FrontOrganisation(**parts, shared=True)
+        front.staff(self.home, posting, self.workers)
+        return front
 
     async def _drive(self, org: Organisation) -> bool:
         """Run the graph to where it stops. True if answers that have come meanwhile let it go on at once."""
@@ -161,6 +198,11 @@ class Session:
                 why = f"the price of {label} is not known, and so the cost of this run is not either"
                 org.emit("unpriced", model=label, why=why)
         report = await self._run_graph(org)
+        await org.settled()
+        if org.lost and not self._stop and self._losses < _LOSSES:
+            self._losses += 1
+            org.emit("failed", error=f"{org.lost}; its agents go on where they were", problem="worker")
+            return True
         if report is not None and not org.stopped:
             await self._judge(org, report)
             return False

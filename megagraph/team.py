@@ -26,14 +26,25 @@ from langgraph.graph import START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.pregel import Pregel
 from langgraph.pregel.protocol import PregelProtocol
+from langgraph.runtime import Runtime
 from langgraph.types import StateSnapshot, StateUpdate
 from typing_extensions import TypedDict
 
 from megagraph.agent import build_agent
-from megagraph.specs import AgentSpec
+from megagraph.organisation import Organisation
+from megagraph.specs import BOSS, AgentSpec
 from megagraph.state import merge
 
 DESK = "desk"
+_RUNTIME, _SAVER = "__pregel_runtime", "__pregel_checkpointer"
+_PLACE = (
+    "thread_id",
+    "checkpoint_ns",
+    "__pregel_task_id",
+    "__pregel_resuming",
+    "__pregel_resume_map",
+    "__pregel_durability",
+)
 _CARRIED = ("spec", "messages", "seen", "versions", "todo", "step", "wave", "told", "work_on", "version", "guards")
 """What a lead takes along from its own loop to the desk of its team."""
 _GROWING = ("messages", "seen")
@@ -301,7 +312,13 @@ class Seat(Runnable[Any, dict[str, Any]]):
         if self.name == DESK:
             return await self._lead(input["lead"], config)
         spec = next(recruit for recruit in input["plan"] if recruit["name"] == self.name)
-        await self.agent.ainvoke({"seat": "member", "spec": spec, "messages": [], "step": 0, "wave": 0}, config)
+        state = {"seat": "member", "spec": spec, "messages": [], "step": 0, "wave": 0}
+        conf = (config or {}).get("configurable", {})
+        org: Organisation | None = conf[_RUNTIME].context if _RUNTIME in conf else None
+        if org is not None and org.crew is not None and spec["lead"] == BOSS:
+            await org.crew.work(spec["name"], state, place_of(config or {}))
+        else:
+            await self.agent.ainvoke(state, config)
         return {}
 
     async def _lead(self, lead: dict[str, Any], config: RunnableConfig | None) -> dict[str, Any]:
@@ -309,6 +326,27 @@ class Seat(Runnable[Any, dict[str, Any]]):
         changed = {key: out[key] for key in (*_CARRIED, "report") if key in out and out[key] != lead.get(key)}
         changed.pop("spec", None)
         return {"desk": changed | {key: out[key][len(lead.get(key, [])) :] for key in _GROWING}}
+
+
+def place_of(config: RunnableConfig) -> dict[str, Any]:
+    """Where a node is among the checkpoints, and how it goes on there: what `work_at` needs in another process."""
+    conf = config["configurable"]
+    kept = {key: conf[key] for key in _PLACE if key in conf}
+    kept["checkpoint_map"] = dict(conf.get("checkpoint_map", {}))
+    plain = {key: x for key, x in config.get("metadata", {}).items() if isinstance(x, str | int | float | None)}
+    return {"configurable": kept, "metadata": plain, "recursion_limit": config.get("recursion_limit", 1_000_000)}
+
+
+async def work_at(
+    place: Mapping[str, Any], state: dict[str, Any], org: Organisation, saver: BaseCheckpointSaver[Any]
+) -> None:
+    """Run an agent's graph at a place that another process has in its own graph, as if that had run it.
+
+    Raises `GraphInterrupt` or `GraphDrained` where it stops before its end, as a subgraph does.
+    """
+    runtime = Runtime(context=org, control=org.control)
+    conf = {**place["configurable"], "checkpoint_id": None, _RUNTIME: runtime, _SAVER: saver}
+    await agent_graph().ainvoke(state, cast(RunnableConfig, {**place, "configurable": conf}))
 
 
 def _compile(graph: StateGraph[TeamState], seats: Mapping[str, Seat]) -> CompiledStateGraph[Any, Any, Any, Any]:

@@ -82,6 +82,10 @@ Unsafe = Annotated[
     bool,
     typer.Option("--unsafe-programs", help="Run agents' programs without a sandbox where there is none."),
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=0, help="Processes for the boss's team; worth it from some hundred agents on."),
+]
 Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds for one model call.")]
 
 

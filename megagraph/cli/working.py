@@ -27,6 +27,7 @@ from megagraph.cli.options import (
     SetOptions,
     Timeout,
     Unsafe,
+    Workers,
     app,
     limits_of,
     must_exist,
@@ -64,6 +65,7 @@ def run(
     out: Out = None,
     unsafe_programs: Unsafe = False,
     timeout: Timeout = 300.0,
+    workers: Workers = None,
     as_json: Json = False,
 ) -> None:
     """Start a run, show it while it works, and print its verdict."""
@@ -96,6 +98,7 @@ def run(
         models=rules_of(leads, leaves, fallback),
         approve=approve or None,
         mcp=mcp,
+        workers=workers,
     )
     sys.exit(work(mega, start, as_json=as_json, out=out))
 
@@ -115,6 +118,7 @@ def resume(
     out: Out = None,
     unsafe_programs: Unsafe = False,
     timeout: Timeout = 300.0,
+    workers: Workers = None,
     as_json: Json = False,
 ) -> None:
     """Go on with a run where it was left.
@@ -142,6 +146,7 @@ def resume(
         models=rules_of(leads, leaves, fallback),
         approve=approve or None,
         mcp=mcp,
+        workers=workers,
     )
     sys.exit(work(mega, start, as_json=as_json, out=out))
 

@@ -1,0 +1,165 @@
+"""What a worker has of the parts that there are only once: limits, gates, and places for programs.
+
+Each asks the first process, which has the real ones, and tells it what became of what it was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from megagraph.errors import ModelError
+from megagraph.gate import START, Gate, Line, Rank, Rates, Ticket
+from megagraph.limits import NOTHING, Claim, Limits, Meter, Use
+from megagraph.workers.link import Link
+
+
+class Granted(NamedTuple):
+    """A call that was reserved, and what the run's meter knows of calls."""
+
+    number: int
+    overhead: int
+    usual_output: int
+    used: Use
+    promised_usd: float
+
+
+class FarMeter(Meter):
+    """The run's meter, asked from afar."""
+
+    def __init__(self, limits: Limits, link: Link) -> None:
+        super().__init__(limits)
+        self._link = link
+        self._last = Granted(0, 0, super().usual_output, NOTHING, 0.0)
+        self._numbers: dict[Claim, int] = {}
+
+    @property
+    def used(self) -> Use:
+        """What the run had used when a call was last reserved from here."""
+        return self._last.used
+
+    @property
+    def usual_output(self) -> int:
+        return self._last.usual_output
+
+    @property
+    def divided(self) -> bool:
+        # Which branches have a part is known there.
+        return True
+
+    async def reserve(
+        self, agent: str, step: int, expected: Use | None = None, branches: Sequence[str] = ()
+    ) -> Claim | None:
+        granted: Granted | None = await self._link.ask("reserve", agent, step, expected or Use(), list(branches))
+        if granted is None:
+            return None
+        self._last, self.overhead, self.promised_usd = granted, granted.overhead, granted.promised_usd
+        claim = Claim(agent, step, expected or Use(), ())
+        self._numbers[claim] = granted.number
+        return claim
+
+    def settle(self, claim: Claim, use: Use) -> None:
+        self._link.tell("settle", self._numbers.pop(claim), use)
+
+    def release(self, claim: Claim) -> None:
+        self._link.tell("release", self._numbers.pop(claim))
+
+    def let_go(self, agent: str = "") -> None:
+        # Of the whole run, and of whom the first process dismisses, it does so itself.
+        if agent:
+            self._link.tell("let_go", agent)
+
+    def give(self, branch: str, part: Mapping[str, float], used: Use = NOTHING) -> None:
+        self._link.tell("give", branch, dict(part))
+
+
+def far_gates(link: Link) -> Callable[[Hashable, str, Rates, float], Gate]:
+    """Finds gates as `gate_to` does: those of the first process."""
+    gates: dict[Hashable, FarGate] = {}
+
+    def gate_to(key: Hashable, name: str, rates: Rates, start: float = START) -> Gate:
+        if type(key) is object:
+            # It holds nothing back, and nobody shares it.
+            return Gate(name, rates, start)
+        if (key, rates) not in gates:
+            gates[key, rates] = FarGate(name, rates, start, link=link, number=len(gates))
+            link.tell("gate", len(gates) - 1, key, name, rates, start)
+        return gates[key, rates]
+
+    return gate_to
+
+
+@dataclass(eq=False)
+class _FarTicket(Ticket):
+    number: int = 0
+
+
+class FarGate(Gate):
+    """A gate of the first process. Who uses it, waits there."""
+
+    def __init__(self, name: str, rates: Rates, start: float, *, link: Link, number: int) -> None:
+        super().__init__(name, rates, start)
+        self._link = link
+        self._number = number
+
+    def line(self) -> Line:
+        return _FarLine(self, self._link, self._number)
+
+    def answered(self, ticket: Ticket, tokens: int | None = None) -> None:
+        self._over(ticket, "answered", tokens)
+
+    def refused(self, ticket: Ticket, reason: str, retry_after: float | None = None) -> None:
+        self._over(ticket, "refused", reason, retry_after)
+
+    def failed(self, ticket: Ticket, reason: str) -> None:
+        self._over(ticket, "failed", reason)
+
+    def gone(self, ticket: Ticket) -> None:
+        self._over(ticket, "gone")
+
+    async def given_up(self, since: float, reason: str) -> ModelError | None:
+        # All processes of a machine have the same monotonic clock.
+        error: ModelError | None = await self._link.ask("given_up", self._number, since, reason)
+        return error
+
+    def _over(self, ticket: Ticket, how: str, *args: Any) -> None:
+        assert isinstance(ticket, _FarTicket)
+        self._link.tell("over", ticket.number, how, args)
+
+
+class _FarLine(Line):
+    """The line of this process at a gate of the first one. Its sleepers are here, those who wait are there."""
+
+    def __init__(self, gate: Gate, link: Link, number: int) -> None:
+        super().__init__(gate)
+        self._link = link
+        self._number = number
+
+    async def enter(self, rank: Callable[[], Rank] = tuple, team: str = "", tokens: int = 0, name: str = "") -> Ticket:
+        if self._left is not None:
+            raise self._left
+        number: int = await self._link.ask("enter", self._number, rank(), team, tokens, name)
+        return _FarTicket(self, tokens, name, number=number)
+
+    def leave(self, error: Exception) -> None:
+        if self._left is None:
+            self._link.tell("leave", self._number, error)
+        super().leave(error)
+
+    def dismiss(self, name: str) -> None:
+        super().dismiss(name)
+        self._link.tell("dismiss", self._number, name)
+
+
+class FarSlots:
+    """The run's places for programs that run to their end."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    async def __aenter__(self) -> None:
+        await self._link.ask("slot")
+
+    async def __aexit__(self, *_: object) -> None:
+        self._link.tell("slot_back")
