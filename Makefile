@@ -25,7 +25,7 @@ test: $(READY) ## Run all tests, on all cores.
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
 chaos: $(READY) ## Kill and resume runs, more than 100 times, and branch at every step of every agent.
-	MEGAGRAPH_KILLED_RUNS=18 MEGAGRAPH_BRANCH_POINTS=0 MEGAGRAPH_KILLED_KEEPING=60 $(BIN)/python -m pytest -n auto tests/test_chaos.py tests/test_branches.py tests/test_branch_edits.py tests/test_keeping.py
+	MEGAGRAPH_KILLED_RUNS=18 MEGAGRAPH_BRANCH_POINTS=0 MEGAGRAPH_KILLED_KEEPING=60 $(BIN)/python -m pytest -n auto tests/test_chaos.py tests/test_branches.py tests/test_branch_edits.py tests/test_keeping.py tests/test_workers.py
 
 lint: $(READY) ## Check style and types.
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,9 @@ def depth_of(agent: str) -> int:
     return 0 if agent == "boss" else 1 + agent.count("_")
 
 
-def run_campaign(server: ModelServer, home: Path, seed: int, kills: int, longest: float = 0.4) -> Campaign:
+def run_campaign(
+    server: ModelServer, home: Path, seed: int, kills: int, longest: float = 0.4, options: Sequence[str] = ()
+) -> Campaign:
     """Start a run of `deep_script`, kill it `kills` times, resume it each time, and let it end.
 
     The moments are random, but every third kill waits for an agent of each depth to have a call in flight.
@@ -67,7 +70,9 @@ def run_campaign(server: ModelServer, home: Path, seed: int, kills: int, longest
     for _ in range(3 * kills + 3):
         before = len(server.log)
         with (home.parent / "child.log").open("ab") as log:
-            child = subprocess.Popen(command(*args, home=home, url=server.url), stdout=log, stderr=log, env=env)
+            child = subprocess.Popen(
+                command(*args, *options, home=home, url=server.url), stdout=log, stderr=log, env=env
+            )
         if campaign.kills < kills:
             # Counted from the first call, so that no kill is spent on the start of the interpreter.
             while len(server.log) == before and server.in_flight == 0 and child.poll() is None:

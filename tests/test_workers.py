@@ -1,0 +1,461 @@
+"""The boss's team in worker processes: one organisation all the same, with the same guarantees."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.tools import tool
+
+from megagraph import Limits, MegaGraph, Run
+from megagraph.errors import LimitReached, UsageError
+from megagraph.rehearsal import (
+    Brief,
+    Part,
+    RehearsalModel,
+    Script,
+    call,
+    finish,
+    list_files,
+    read_file,
+    recruit,
+    talk,
+    wait_for,
+    write_file,
+)
+from megagraph.run import Result
+from megagraph.workers.link import Link
+from tests.campaign import run_campaign
+from tests.model_server import ModelServer
+from tests.scripts import Play, deep_script, letters_script, one
+from tests.test_chaos import AGENTS, EXPECTED
+
+RUNS = max(1, int(os.environ.get("MEGAGRAPH_KILLED_RUNS", "1")) // 3)
+
+
+def hire(name: str, **more: Any) -> dict[str, Any]:
+    return {"name": name, "role": "worker", "instructions": f"be {name}", **more}
+
+
+def opened(home: Path, server: ModelServer, **kwargs: Any) -> MegaGraph:
+    return MegaGraph("openai:scripted", base_url=server.url, home=home, **{"workers": 2, **kwargs})
+
+
+def play(home: Path, script: Script, latency: Any = 0.0, **kwargs: Any) -> tuple[Result, dict[str, str], list[Any]]:
+    """Run a script with two workers: how it stands, the files, the events as they were followed."""
+
+    async def work(server: ModelServer) -> tuple[Result, dict[str, str], list[Any]]:
+        async with opened(home, server, **kwargs) as mega:
+            run = await mega.start("The goal.")
+            events = [event async for event in run]
+            return await run.result(), dict(run.files), events
+
+    with ModelServer(script, latency=latency) as server:
+        return asyncio.run(work(server))
+
+
+def processes(run: str) -> list[int]:
+    """The workers of this test's process."""
+    children = subprocess.run(
+        ["pgrep", "-P", str(os.getpid()), "-f", "megagraph.workers.worker"], capture_output=True
+    ).stdout
+    return [int(line) for line in children.split()]
+
+
+# --- one organisation -----------------------------------------------------------------------------------------
+
+
+def test_an_organisation_in_several_processes_does_what_it_does_in_one(tmp_path: Path) -> None:
+    result, files, _ = play(tmp_path, deep_script())
+    assert result.passed
+    assert files == EXPECTED
+    with MegaGraph(home=tmp_path) as mega:
+        assert sorted(row["name"] for row in mega.db["agents"].rows) == AGENTS
+    assert not processes(result.run), "they end with the run"
+
+
+def test_letters_cross_from_one_process_to_another(tmp_path: Path) -> None:
+    result, files, _ = play(tmp_path, letters_script())
+    assert result.passed
+    assert files["two.txt"] == "one.txt says one"
+
+
+def test_dependents_start_whichever_process_their_inputs_are_from(tmp_path: Path) -> None:
+    names = [f"w{i}" for i in range(6)]
+
+    def boss(brief: Brief) -> Play:
+        heard = yield recruit(*(hire(name, depends_on=names[i - 1 : i]) for i, name in enumerate(names)))
+        yield from wait_for(heard, names)
+        yield finish("over")
+
+    def chained(brief: Brief) -> Play:
+        number = int(brief.name[1:])
+        heard = yield read_file(f"w{number - 1}.txt") if number else list_files()
+        before = heard.results[0].partition(":\n")[2] if number else ""
+        yield write_file(f"{brief.name}.txt", f"{before}{brief.name}\n")
+        yield finish("written", [f"{brief.name}.txt"])
+
+    result, files, events = play(tmp_path, Script({"boss": boss, **dict.fromkeys(names, chained)}))
+    assert result.passed
+    assert files["w5.txt"].split() == names
+    assert [event.agent for event in events if event.kind == "accepted"] == [*names, "boss"]
+
+
+def test_a_team_at_a_stand_is_described_and_a_dismissal_ends_a_whole_branch(tmp_path: Path) -> None:
+    told: list[str] = []
+
+    def boss(brief: Brief) -> Play:
+        heard = yield recruit(hire("a"), hire("b"), hire("c"))
+        while not any("Nothing in your team moves" in text for _, _, text in heard.letters):
+            heard = yield "I wait."
+        told.extend(text for _, kind, text in heard.letters if kind == "notice")
+        yield call("dismiss", agents=["a", "b"])
+        yield finish("over")
+
+    def asks(brief: Brief) -> Play:
+        heard = yield recruit(hire(f"{brief.name}_helper"))
+        yield from wait_for(heard, [f"{brief.name}_helper"])
+        yield talk("boss", "what do you say?")
+        while True:
+            yield "I wait."
+
+    helper = one(finish("helped"))
+    parts: dict[str, Part] = {"boss": boss, "a": asks, "b": asks, "c": helper, "a_helper": helper, "b_helper": helper}
+    result, _, events = play(tmp_path, Script(parts))
+    assert result.status == "done"
+    assert "- a waits for an answer from boss\n- b waits for an answer from boss\n- c has reported" in told[-1]
+    closed = [event.agent for event in events if event.kind == "closed"]
+    assert sorted(closed) == ["a", "a_helper", "b", "b_helper", "boss", "c"]
+
+
+def test_a_name_is_given_once_in_all_processes(tmp_path: Path) -> None:
+    def lead(brief: Brief) -> Play:
+        heard = yield recruit(hire("dev"))
+        name = "dev_2" if "dev is called dev_2" in heard.results[0] else "dev"
+        yield from wait_for(heard, [name])
+        yield finish(name)
+
+    def boss(brief: Brief) -> Play:
+        heard = yield recruit(hire("x"), hire("y"))
+        reports = yield from wait_for(heard, ["x", "y"])
+        yield finish(" ".join(sorted(reports.values())))
+
+    parts: dict[str, Part] = {"boss": boss, "x": lead, "y": lead}
+    result, _, _ = play(tmp_path, Script({**parts, **dict.fromkeys(("dev", "dev_2"), one(finish("ok")))}))
+    assert result.report is not None
+    assert result.report.summary == "dev dev_2"
+
+
+# --- what is seen of it ---------------------------------------------------------------------------------------
+
+
+def test_events_are_one_stream_and_the_followed_ones_are_the_kept_ones(tmp_path: Path) -> None:
+    result, _, events = play(tmp_path, deep_script())
+    with MegaGraph(home=tmp_path) as mega:
+        kept = mega.open(result.run).events()
+    assert [event.seq for event in events] == list(range(1, len(kept) + 1))
+    assert events == kept
+    assert sum(event.kind == "thought" for event in events) == result.calls
+
+
+def test_tokens_come_from_all_processes_to_those_who_ask(tmp_path: Path) -> None:
+    async def work(server: ModelServer) -> set[str]:
+        async with opened(tmp_path, server) as mega:
+            run = await mega.start("The goal.")
+            return {event.agent async for event in run.events(follow=True, kinds=("token",))}
+
+    with ModelServer(deep_script(), latency=0.05) as server:
+        told = asyncio.run(work(server))
+    assert {"boss", "north", "south_a"} <= told
+
+
+def test_a_run_of_several_processes_is_read_drawn_and_branched_as_any_other(tmp_path: Path) -> None:
+    result, files, _ = play(tmp_path, deep_script())
+
+    async def look() -> None:
+        async with MegaGraph("openai:scripted", base_url="http://127.0.0.1:9/v1", home=tmp_path) as mega:
+            run = mega.open(result.run)
+            drawn = run.graph().get_graph(xray=True).nodes
+            for name in AGENTS[1:]:
+                assert any(name in node.split(":") for node in drawn), name
+            places = [row["checkpoint_ns"] for row in mega.db["namespaces"].rows]
+            deep = next(place for place in places if "north_a:" in place.split("|")[-1])
+            state = await run.graph().aget_state({"configurable": {"thread_id": run.id, "checkpoint_ns": deep}})
+            assert state.values["report"]["summary"] == "north_a.txt is mended"
+            plan = await run.plan_branch("south_b:think#2")
+            assert {"south_b", "south", "boss"} <= plan.again.keys()
+            assert plan.again["north_a"] == "", "it only waits again"
+
+    asyncio.run(look())
+
+    async def branch(server: ModelServer) -> dict[str, str]:
+        async with opened(tmp_path, server) as mega:
+            other = await mega.open(result.run).branch("south_b:think#2")
+            server.log.clear()
+            run = await mega.resume(other.id)
+            assert (await run.result()).passed
+            return dict(run.files)
+
+    with ModelServer(deep_script()) as server:
+        assert asyncio.run(branch(server)) == files
+        assert ("north_a", 0) not in {(record.agent, record.turn) for record in server.log}
+
+
+# --- bounds ---------------------------------------------------------------------------------------------------
+
+
+def crowd(count: int) -> Script:
+    """A boss, and members with two calls each."""
+    names = [f"w{i}" for i in range(count)]
+
+    def boss(brief: Brief) -> Play:
+        heard = yield recruit(*map(hire, names))
+        yield from wait_for(heard, names)
+        yield finish("over")
+
+    return Script({"boss": boss}, default=one(list_files(), finish("done")))
+
+
+def test_limits_hold_over_all_processes_and_a_higher_one_goes_on(tmp_path: Path) -> None:
+    async def work(server: ModelServer) -> tuple[Result, Result]:
+        limits = Limits(calls=30, agents=60, width=60)
+        async with opened(tmp_path, server, limits=limits) as mega:
+            run = await mega.start("The goal.")
+            low = await run.result()
+            run = await mega.resume(run.id, limits=limits.model_copy(update={"calls": 300}))
+            return low, await run.result()
+
+    with ModelServer(crowd(50), latency=0.05) as server:
+        low, high = asyncio.run(work(server))
+        assert len(server.log.answered()) == high.calls, "nothing was paid twice, nothing forgotten"
+    assert low.status == "paused" and low.calls == 30
+    assert low.reason.startswith("limit reached: calls=30 of the run")
+    assert high.passed
+
+
+@pytest.mark.parametrize("most", [1, 5])
+def test_so_many_agents_at_once_in_all_processes_together(tmp_path: Path, most: int) -> None:
+    async def work(server: ModelServer) -> Result:
+        async with opened(tmp_path, server, limits=Limits(agents_at_once=most, width=60)) as mega:
+            return await (await mega.start("The goal.")).result()
+
+    with ModelServer(crowd(12), latency=0.02) as server:
+        assert asyncio.run(work(server)).passed
+        assert server.log.peak_in_flight() == most
+
+
+def test_a_provider_has_one_gate_for_all_processes(tmp_path: Path) -> None:
+    async def work(server: ModelServer) -> Result:
+        async with opened(tmp_path, server, limits=Limits(agents=60, width=60)) as mega:
+            return await (await mega.start("The goal.")).result()
+
+    with ModelServer(crowd(50), latency=0.1, max_in_flight=6) as server:
+        assert asyncio.run(work(server)).passed
+        refused = sum(record.status == 429 for record in server.log)
+    assert refused < 40, "each process by itself would have to find out"
+
+
+# --- pauses, questions, kills ---------------------------------------------------------------------------------
+
+
+def test_a_pause_stops_all_processes_and_nothing_is_lost(tmp_path: Path) -> None:
+    async def work(server: ModelServer) -> tuple[Result, Result]:
+        async with opened(tmp_path, server) as mega:
+            run = await mega.start("The goal.")
+            async for event in run:
+                if event.kind == "thought" and event.agent == "south_a":
+                    break
+            paused = await run.pause()
+            return paused, await (await mega.resume(run.id)).result()
+
+    with ModelServer(deep_script(), latency=0.1) as server:
+        paused, done = asyncio.run(work(server))
+        assert len(server.log.answered()) == done.calls
+    assert paused.status == "paused"
+    assert 0 < paused.calls < done.calls
+    assert done.passed
+
+
+def test_questions_from_several_processes_survive_and_are_answered_one_by_one(tmp_path: Path) -> None:
+    def boss(brief: Brief) -> Play:
+        heard = yield recruit(hire("x"), hire("y"))
+        reports = yield from wait_for(heard, ["x", "y"])
+        yield finish(" ".join(sorted(reports.values())))
+
+    def lead(brief: Brief) -> Play:
+        heard = yield recruit(hire(f"{brief.name}_asker"))
+        reports = yield from wait_for(heard, [f"{brief.name}_asker"])
+        yield finish(" ".join(reports.values()))
+
+    def asker(brief: Brief) -> Play:
+        heard = yield call("ask_human", question=f"what for {brief.name}?")
+        yield finish(f"{brief.name} heard {heard.results[0]}")
+
+    script = Script({"boss": boss, "x": lead, "y": lead, "x_asker": asker, "y_asker": asker})
+
+    async def ask(server: ModelServer) -> str:
+        async with opened(tmp_path, server) as mega:
+            run = await mega.start("The goal.")
+            result = await run.result()
+            assert result.status == "asking", result
+            return run.id
+
+    async def answer(server: ModelServer, id_: str) -> Result:
+        async with opened(tmp_path, server) as mega:
+            run = mega.open(id_)
+            questions = {row["agent"]: row["id"] for row in run.questions()}
+            assert set(questions) == {"x_asker", "y_asker"}
+            await run.answer(questions["y_asker"], "blue")
+            run = await mega.resume(id_)
+            assert (await run.result()).status == "asking"
+            run = await mega.resume(id_)
+            await run.answer(questions["x_asker"], "red")
+            return await run.result()
+
+    with ModelServer(script) as server:
+        id_ = asyncio.run(ask(server))
+        result = asyncio.run(answer(server, id_))
+        assert len(server.log.answered()) == result.calls
+    assert result.report is not None
+    assert "x_asker heard" in result.report.summary and "red" in result.report.summary
+
+
+def test_a_run_goes_on_by_itself_when_a_worker_is_killed(tmp_path: Path) -> None:
+    async def work(server: ModelServer) -> tuple[Result, list[Any], dict[str, str]]:
+        async with opened(tmp_path, server) as mega:
+            run = await mega.start("The goal.")
+            events, killed = [], False
+            async for event in run:
+                events.append(event)
+                if event.agent == "north_a" and event.kind == "thought" and not killed:
+                    killed = True
+                    os.kill(processes(run.id)[0], signal.SIGKILL)
+            return await run.result(), events, dict(run.files)
+
+    with ModelServer(deep_script(), latency=0.1) as server:
+        result, events, files = asyncio.run(work(server))
+        unanswered = len(server.log.answered()) - result.calls
+    assert result.passed
+    assert files == EXPECTED
+    [lost] = [event for event in events if event.kind == "failed"]
+    assert "signal 9" in lost.data["error"]
+    assert unanswered <= 4, "at most what its agents had in flight is asked again"
+
+
+@pytest.mark.parametrize("seed", range(RUNS))
+def test_a_run_of_several_processes_that_is_killed_pays_nothing_twice(tmp_path: Path, seed: int) -> None:
+    with ModelServer(deep_script(), latency=("lognormal", 0.3, 0.5), seed=seed) as server:
+        campaign = run_campaign(server, tmp_path / "home", seed, 5, longest=1.0, options=["--workers", "2"])
+    assert campaign.status == "done"
+    assert campaign.kills == 5
+    assert campaign.paid_twice == []
+    assert campaign.letters_lost == campaign.letters_doubled == []
+    assert campaign.files == EXPECTED
+    assert campaign.agents == AGENTS
+
+
+def test_workers_end_when_the_first_process_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import asyncio, sys\n"
+        "from megagraph import MegaGraph\n"
+        "async def work():\n"
+        "    async with MegaGraph('openai:scripted', base_url=sys.argv[1], home=sys.argv[2], workers=2) as mega:\n"
+        "        run = await mega.start('The goal.')\n"
+        "        async for event in run:\n"
+        "            print(event.kind, event.agent, flush=True)\n"
+        "asyncio.run(work())\n"
+    )
+    with ModelServer(crowd(8), latency=1.0) as server:
+        child = subprocess.Popen([sys.executable, "-c", code, server.url, str(tmp_path)], stdout=subprocess.PIPE)
+        assert child.stdout is not None
+        for line in child.stdout:
+            if line.startswith(b"thinking w"):
+                break
+        workers = subprocess.run(
+            ["pgrep", "-P", str(child.pid), "-f", "megagraph.workers.worker"], capture_output=True
+        ).stdout.split()
+        assert len(workers) == 2
+        child.kill()
+        child.wait()
+        child.stdout.close()
+        until = time.monotonic() + 20
+        while any(Path(f"/proc/{int(pid)}").exists() for pid in workers) and time.monotonic() < until:
+            time.sleep(0.02)
+        assert not any(Path(f"/proc/{int(pid)}").exists() for pid in workers)
+
+
+# --- what cannot be -------------------------------------------------------------------------------------------
+
+
+@tool
+def weather(place: str) -> str:
+    """What the weather is like."""
+    return "fine"
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"model": RehearsalModel(script=Script({}))}, "the model rehearsal, an object cannot be taken"),
+        ({"tools": [weather]}, "tools that are Python objects cannot be taken"),
+        ({"callbacks": [object()]}, "callbacks cannot be taken"),
+        ({"workers": -1}, "workers=-1 cannot be"),
+    ],
+)
+def test_what_cannot_be_taken_to_another_process_is_refused(
+    tmp_path: Path, settings: dict[str, Any], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "test")
+
+    async def work() -> Run:
+        settings.setdefault("model", "openai:scripted")
+        async with MegaGraph(home=tmp_path, **{"workers": 2, **settings}) as mega:
+            return await mega.start("The goal.")
+
+    with pytest.raises(UsageError, match=why):
+        asyncio.run(work())
+
+
+def test_what_is_said_between_processes_comes_in_order_and_errors_come_as_they_are() -> None:
+    async def work() -> None:
+        import socket
+
+        heard: list[int] = []
+
+        async def slowly(number: int) -> int:
+            await asyncio.sleep(0.01)
+            raise LimitReached("calls", number, "dev")
+
+        def hear(verb: str, args: tuple[Any, ...]) -> Any:
+            match verb:
+                case "say":
+                    heard.append(args[0])
+                    return None
+                case "slowly":
+                    return slowly(*args)
+                case _:
+                    return list(heard)
+
+        ends = socket.socketpair()
+        one, other = [Link(*(await asyncio.open_connection(sock=end)), hear) for end in ends]
+        listening = [asyncio.create_task(link.listen()) for link in (one, other)]
+        error = asyncio.ensure_future(one.ask("slowly", 7))
+        for number in range(1000):
+            one.tell("say", number)
+        one.at_last(lambda: one.tell("say", "last"))
+        assert await one.ask("what") == list(range(1000)), "what is said at last comes after all else of its round"
+        assert heard[-1] == "last"
+        with pytest.raises(LimitReached, match="limit reached: calls=7 of the run") as raised:
+            await error
+        assert (raised.value.limit, raised.value.agent) == ("calls", "dev")
+        one.close()
+        await asyncio.gather(*listening)
+
+    asyncio.run(work())
