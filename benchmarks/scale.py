@@ -42,6 +42,7 @@ class Setting:
     size: int
     latency: str
     seed: int
+    workers: int = 0
 
     @contextmanager
     def server(self) -> Iterator[tuple[Path, str]]:
@@ -72,7 +73,8 @@ def megagraph(setting: Setting) -> tuple[dict[str, float], list[Call]]:
     """Figures of one run, and its calls."""
 
     async def work(folder: Path, url: str) -> tuple[dict[str, float], list[Call]]:
-        async with MegaGraph("openai:scripted", base_url=url, home=folder / "home") as mega:
+        home, workers = folder / "home", setting.workers
+        async with MegaGraph("openai:scripted", base_url=url, home=home, workers=workers) as mega:
             async with watched() as figures:
                 run = await mega.start(scenario_of(setting.size))
                 result = await run.result()
@@ -130,17 +132,20 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", type=int, default=[60, 590, 2000])
     parser.add_argument("--latencies", nargs="+", default=["0.5", "2"], help="SECONDS, or lognormal:MEAN,SIGMA")
     parser.add_argument("--runs", type=int, default=1, help="of which the one with the median makespan is told")
+    parser.add_argument("--workers", nargs="+", type=int, default=[0, 2], help="worker processes; 0: all in one")
     parser.add_argument("--floors", action=argparse.BooleanOptionalAction, default=True)
     options = parser.parse_args()
     names = (*COLUMNS, *NOTED)
     print("| " + " | ".join(names) + " |\n|" + "---|" * len(names))
     for latency in options.latencies:
         for size in options.sizes:
-            setting = Setting(size, latency, seed=1)
-            measured = [apart(megagraph, setting) for _ in range(options.runs)]
-            median = statistics.median_low(figures["seconds"] for figures, _ in measured)
-            figures, calls = next(m for m in measured if m[0]["seconds"] == median)
-            print(line(setting, "megagraph", figures["agents"], calls, figures), flush=True)
+            for workers in options.workers:
+                setting = Setting(size, latency, seed=1, workers=workers)
+                measured = [apart(megagraph, setting) for _ in range(options.runs)]
+                median = statistics.median_low(figures["seconds"] for figures, _ in measured)
+                figures, calls = next(m for m in measured if m[0]["seconds"] == median)
+                who = f"megagraph, {workers} workers" if workers else "megagraph"
+                print(line(setting, who, figures["agents"], calls, figures), flush=True)
             for kind in FLOORS if options.floors else ():
                 print(line(setting, kind, figures["agents"], calls, apart(floor, kind, setting, calls)), flush=True)
 
