@@ -156,11 +156,14 @@ def test_the_tools_and_the_answer_count_among_the_tokens_of_a_minute() -> None:
 
         async def ainvoke(self, *args: Any, **kwargs: Any) -> AIMessage:
             asked.append(1)
+            if len(asked) == 9:
+                nine.set()
             await answers.wait()
             usage = UsageMetadata(input_tokens=1500, output_tokens=500, total_tokens=2000)
             return AIMessage("yes", usage_metadata=usage)
 
     asked: list[int] = []
+    nine = asyncio.Event()
 
     async def work() -> None:
         tools = [{"type": "function", "function": {"name": "t", "description": "x" * 4000}}]
@@ -171,6 +174,7 @@ def test_the_tools_and_the_answer_count_among_the_tokens_of_a_minute() -> None:
             await model.ask(Asker(), [HumanMessage("?")], lambda reason, delay: None)
 
         calls = [asyncio.create_task(ask()) for _ in range(30)]
+        await asyncio.wait_for(nine.wait(), 60)
         await asyncio.sleep(0.05)
         assert len(asked) == 9, "a thousand tokens of tools each, and not just a question mark"
         answers.set()
