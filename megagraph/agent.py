@@ -19,7 +19,7 @@ from megagraph.acceptance import examine, inputs_stand
 from megagraph.answers import declined
 from megagraph.asking import ask_model, reserve
 from megagraph.conversation import heard_before, no_answer, note, requests_of, says_something
-from megagraph.failures import after_bad, guarded, hand_in, stop_branch, warn
+from megagraph.failures import after_bad, both, failure_at, guarded, hand_in, stay_failed, stop_branch, warn
 from megagraph.file_tools import FILE_TOOLS
 from megagraph.gate import Left
 from megagraph.guards import TALK, Counts, Finding, Turn, last_calls, look
@@ -42,14 +42,16 @@ async def think(state: AgentState, runtime: Runtime[Organisation]) -> Command[St
     mailroom, step = org.mailroom, state.get("step", 0) + 1
     if mailroom.closed(spec.name):
         return Command(goto="__end__")
-    if (spec.name, step) not in org.done_steps:
-        mailroom.work(spec.name)
     mailroom.read(spec.name, state.get("seen", []))
-    place = mailroom.places[spec.name]
+    place, failure = mailroom.places[spec.name], failure_at(org, spec, step)
     if (spec.name, step) in org.journal:
+        # Whether it is at work or at rest after this turn is known from the rows already.
         row = await org.ledger.answered(spec.name, step)
         counts, _ = await _look(org, spec, state, [place.letters[id_] for id_ in row.letters])
+    elif failure:
+        return stay_failed(org, {**state, "step": step}, spec, failure)
     else:
+        mailroom.work(spec.name)
         letters = place.unread
         counts, findings = await _look(org, spec, state, letters)
         if stop := next((finding for finding in findings if finding.level == "stop"), None):
@@ -72,6 +74,8 @@ async def think(state: AgentState, runtime: Runtime[Organisation]) -> Command[St
         org.emit("bad_answer", spec.name, step=step, why=problem)
         update["messages"].append(HumanMessage(note(f"{problem[0].upper()}{problem[1:]}. Call a tool, or `finish`.")))
         return await after_bad(org, spec, state, update, problem, final=declined(row.answer) is not None)
+    if failure:
+        return both(update, stay_failed(org, {**state, "step": step}, spec, failure))
     return await _rest(org, spec, state, update, row.answer.text)
 
 
@@ -139,12 +143,17 @@ async def _rest(
 
     It is told once if something is missing. An agent that has asked someone waits for the answer instead.
     """
-    mailroom = org.mailroom
+    mailroom, place = org.mailroom, org.mailroom.places[spec.name]
+    id_ = f"{spec.name}/{update['step']}/end"
+    if place.report is not None and mailroom.told_lead(spec.name, id_):
+        # An earlier process has handed it in.
+        return Command(update={**update, "report": place.report.dump()}, goto=after_report(state["seat"]))
     if mailroom.has_mail(spec.name):
         return Command(update=update, goto="think")
-    if state["seat"] != "boss" and mailroom.may_rest(spec.name):
+    if state["seat"] != "boss" and (place.resting or mailroom.may_rest(spec.name)):
+        if place.report is not None and not place.resting:
+            await org.ledger.database.write(org.ledger.rested(spec.name, update["step"]))
         return Command(update=update, goto="wait")
-    id_ = f"{spec.name}/{update['step']}/end"
     found = await examine(org, spec, state.get("todo", {}), (), id_)
     missing = found.missing
     if missing and not state.get("told"):
@@ -169,8 +178,12 @@ async def act(state: AgentState, runtime: Runtime[Organisation]) -> Command[Step
     done: Mapping[int, ToolRow] = {}
     if (spec.name, step) in org.done_steps:
         done = await org.ledger.finished(spec.name, step)
-    if not any("report" in row.effects for row in done.values()):
-        # One whose report an earlier process took is at rest, though its turn is not noted yet.
+    failure = failure_at(org, spec, step)
+    unfit = len(done) == len(requests) and all(row.effects.get("unfit") for row in done.values())
+    if failure and not unfit:
+        return stay_failed(org, state, spec, failure)
+    if not failure and not any("report" in row.effects for row in done.values()):
+        # One that an earlier process took to its end is at rest, though its turn is not noted yet.
         org.mailroom.work(spec.name)
     rows = await TOOLBOX.perform(caller, requests, done)
     plan = [recruit for row in rows for recruit in row.effects.get("plan", [])]

@@ -21,6 +21,7 @@ from megagraph.organisation import Organisation
 from megagraph.specs import AgentSpec, Evidence, Letter, Report
 from megagraph.state import AgentState, Step, after_report
 
+_FAILED = "I failed: "
 _CHOICE = "\nWrite to it to let it try again, recruit another in its place, or dismiss it and do without."
 
 Node = TypeVar("Node", bound=Callable[..., Awaitable[Command[Any]]])
@@ -93,10 +94,37 @@ async def fail(org: Organisation, state: AgentState, spec: AgentSpec, reason: st
 
     The letters it has not come to are answered by the failure: they do not wake it once more.
     """
-    report = Report(f"I failed: {reason}", failed=True)
+    report = Report(f"{_FAILED}{reason}", failed=True)
     letters = org.mailroom.places[spec.name].unread
-    await hand_in(org, spec, report, f"{spec.name}/{state.get('step', 0)}/failure", "failure")
+    ids = tuple(letter.id for letter in letters)
+    await hand_in(org, spec, report, _id_of_failure(spec.name, state.get("step", 0)), "failure", settles=ids)
+    return _failed(org, state, spec, report, letters)
+
+
+def failure_at(org: Organisation, spec: AgentSpec, step: int) -> Letter | None:
+    """The failure that an agent has handed in at a step.
+
+    A node that is to take that step finds one only where a process died before the checkpoint.
+    """
+    return org.mailroom.told_lead(spec.name, _id_of_failure(spec.name, step))
+
+
+def stay_failed(org: Organisation, state: AgentState, spec: AgentSpec, failure: Letter) -> Command[Step]:
+    """What `fail` came to in an earlier process. What its lead has written since is not settled by it."""
+    report = Report(failure.text.removesuffix(_CHOICE), failed=True)
+    mine = org.mailroom.places[spec.name].letters
+    return _failed(org, state, spec, report, [mine[id_] for id_ in failure.settles if id_ in mine])
+
+
+def _id_of_failure(name: str, step: int) -> str:
+    return f"{name}/{step}/failure"
+
+
+def _failed(
+    org: Organisation, state: AgentState, spec: AgentSpec, report: Report, letters: Sequence[Letter]
+) -> Command[Step]:
     org.mailroom.read(spec.name, [letter.id for letter in letters])
+    reason = report.summary.removeprefix(_FAILED)
     heard = [*heard_before(org, spec, state, letters), note(f"You could not go on, and your lead was told: {reason}")]
     update = {
         "step": state.get("step", 0),
@@ -115,11 +143,13 @@ async def hand_in(
     id_: str,
     kind: Literal["report", "failure"],
     evidence: Sequence[Evidence] = (),
+    settles: tuple[str, ...] = (),
 ) -> None:
     """End the agent's team and file its report. Of one that was dismissed meanwhile, nothing is taken any more."""
     if org.mailroom.closed(spec.name):
         return
-    letter = Letter(id_, spec.name, spec.lead, kind, report.text() + (_CHOICE if kind == "failure" else ""))
+    text = report.text() + (_CHOICE if kind == "failure" else "")
+    letter = Letter(id_, spec.name, spec.lead, kind, text, settles)
     team = org.mailroom.close_team(spec.name)
     statements = [
         *org.ledger.closed(team),
@@ -145,13 +175,20 @@ async def after_bad(
     if bad < MAX_IN_A_ROW and not final:
         return Command(update={**update, "bad": bad}, goto="think")
     reason = why if final else f"{bad} answers in a row could not be used, the last because {why}"
-    org.emit("failed", spec.name, error=reason, problem="declined" if final else "unfit")
     update = {**update, "bad": 0}
+    state = cast(AgentState, {**state, **update})
+    if earlier := failure_at(org, spec, state["step"]):
+        return both(update, stay_failed(org, state, spec, earlier))
+    org.emit("failed", spec.name, error=reason, problem="declined" if final else "unfit")
     if not spec.lead:
         org.failed = True
         org.stop(f"the boss failed: {reason}")
         return Command(update=update, goto="think")
-    failure = await fail(org, cast(AgentState, {**state, **update}), spec, reason)
+    return both(update, await fail(org, state, spec, reason))
+
+
+def both(update: dict[str, Any], failure: Command[Step]) -> Command[Step]:
+    """A failure after what has changed in the agent's state before it."""
     failed = cast(dict[str, Any], failure.update)
     for key in ("messages", "seen"):
         failed[key] = [*update.get(key, []), *failed[key]]

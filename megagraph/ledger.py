@@ -92,6 +92,15 @@ class Ledger:
         sql, values = self.reported(name, new)
         return f"{sql} AND json(report) = json(?)", (*values, to_json(old.dump()).decode())
 
+    def rested(self, name: str, step: int) -> Statement:
+        """Note that an agent that had reported has nothing to hand in after this turn, and waits."""
+        return "UPDATE agents SET rested = ? WHERE run = ? AND name = ?", (step, self.run, name)
+
+    def rested_at(self) -> dict[str, int]:
+        """The last turn after which each agent rested without another report."""
+        rows = self.database.read("SELECT name, rested FROM agents WHERE run = ? AND rested IS NOT NULL", (self.run,))
+        return {row["name"]: row["rested"] for row in rows}
+
     def closed(self, names: Sequence[str]) -> list[Statement]:
         now = time.time()
         sql = "UPDATE agents SET closed = ? WHERE run = ? AND name = ? AND closed IS NULL"
@@ -294,16 +303,36 @@ class Ledger:
 
     def letter(self, letter: Letter) -> Statement:
         return (
-            "INSERT OR IGNORE INTO letters (run, id, sender, recipient, kind, text, sent) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (self.run, letter.id, letter.sender, letter.to, letter.kind, letter.text, time.time()),
+            "INSERT OR IGNORE INTO letters (run, id, sender, recipient, kind, text, sent, settles)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                self.run,
+                letter.id,
+                letter.sender,
+                letter.to,
+                letter.kind,
+                letter.text,
+                time.time(),
+                to_json(letter.settles).decode() if letter.settles else None,
+            ),
         )
 
     def letters(self) -> list[Letter]:
         """Every letter, oldest first."""
         rows = self.database.read(
-            "SELECT id, sender, recipient, kind, text FROM letters WHERE run = ? ORDER BY rowid", (self.run,)
+            "SELECT id, sender, recipient, kind, text, settles FROM letters WHERE run = ? ORDER BY rowid", (self.run,)
         )
-        return [Letter(row["id"], row["sender"], row["recipient"], _kind(row["kind"]), row["text"]) for row in rows]
+        return [
+            Letter(
+                row["id"],
+                row["sender"],
+                row["recipient"],
+                _kind(row["kind"]),
+                row["text"],
+                tuple(json.loads(row["settles"] or "[]")),
+            )
+            for row in rows
+        ]
 
     def read_at(self) -> dict[str, int]:
         """The step at which its recipient read each letter that was read."""

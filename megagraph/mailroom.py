@@ -49,7 +49,7 @@ class Place:
     state: Literal["working", "waiting", "asking", "closed"] = "working"
     started: bool = False
     resting: bool = False
-    """It has reported and not worked since, though it may still be on its way to wait."""
+    """It has reported and has nothing to do since, though it may still be on its way to wait."""
     report: Report | None = None
     letters: dict[str, Letter] = field(default_factory=dict)
     """Everything ever sent to it, in order of arrival."""
@@ -122,25 +122,41 @@ class Mailroom:
             place.state = "closed"
         return place
 
-    def restore(self, letters: Iterable[Letter], read_at: Mapping[str, int]) -> None:
-        """Put back the letters of an earlier process, oldest first; `read_at` is the step each was read at."""
-        reported: dict[str, int] = {}
-        worked: dict[str, int] = {}
+    def restore(
+        self,
+        letters: Iterable[Letter],
+        read_at: Mapping[str, int],
+        last_calls: Mapping[str, int],
+        rested: Mapping[str, int],
+    ) -> None:
+        """Put back what an earlier process has left.
+
+        `letters` are all there were, oldest first, and `read_at` is the step each was shown at. Of each agent,
+        `last_calls` is the step of its last model call, and `rested` the last step after which it had nothing to hand
+        in. From these it follows who is at rest, wherever in its loop it is: whoever has reported and called no more,
+        or has come to rest with its last call.
+        """
+        handed_in: dict[str, int] = {}
+        read_at = dict(read_at)
         for letter in letters:
             step = int(letter.id.split("/")[1]) if letter.kind != "notice" else 0
             self._file(letter, _ReadBy(read_at, step))
-            if letter.sender in self.places:
-                self.places[letter.sender].started = True
             if letter.kind in ("report", "failure"):
-                reported[letter.sender] = step
+                handed_in[letter.sender] = step
+            if sender := self.places.get(letter.sender):
+                sender.started = True
+                if letter.settles:
+                    sender.read(letter.settles)
+                    read_at.update(dict.fromkeys(letter.settles, step))
             if letter.id in read_at and letter.to in self.places:
                 reader = self.places[letter.to]
                 reader.seen.add(letter.id)
                 reader.fresh.pop(letter.id, None)
-                worked[letter.to] = max(read_at[letter.id], worked.get(letter.to, 0))
-        for name, step in worked.items():
-            if step > reported.get(name, step):
-                self.places[name].resting = False
+        for name, place in self.places.items():
+            last = last_calls.get(name, 0)
+            place.started = place.started or last > 0
+            if place.report is not None and place.spec.lead:
+                place.resting = last <= handed_in.get(name, 0) or last == rested.get(name)
 
     # --- who can be reached ------------------------------------------------------------------------------
 
@@ -180,6 +196,11 @@ class Mailroom:
     def read(self, name: str, ids: Iterable[str]) -> None:
         """Note that `name` has read these letters."""
         self.places[name].read(ids)
+
+    def told_lead(self, name: str, id_: str) -> Letter | None:
+        """The letter with this id that `name` has sent to its lead; None where there is none, or no lead."""
+        lead = self.places[name].spec.lead
+        return self.places[lead].letters.get(id_) if lead else None
 
     # --- waiting -----------------------------------------------------------------------------------------
 

@@ -246,6 +246,12 @@ def _question_kinds(db: Tables) -> None:
     db.conn.execute("ALTER TABLE questions ADD COLUMN kind TEXT NOT NULL DEFAULT 'question'")
 
 
+def _rest(db: Tables) -> None:
+    """Who is at rest: the letters that a failure settles, and the last turn after which a reported agent rested."""
+    db.conn.execute("ALTER TABLE letters ADD COLUMN settles TEXT")
+    db.conn.execute("ALTER TABLE agents ADD COLUMN rested INTEGER")
+
+
 MIGRATIONS: tuple[Callable[[Tables], None], ...] = (
     _checkpoints,
     _ledger,
@@ -254,6 +260,7 @@ MIGRATIONS: tuple[Callable[[Tables], None], ...] = (
     _evidence,
     _branches,
     _question_kinds,
+    _rest,
 )
 
 

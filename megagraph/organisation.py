@@ -159,8 +159,11 @@ class Organisation:
                 if spec.part:
                     below = (use for name, use in used.items() if spec.name in self.chain(owner_of(name)))
                     self.meter.give(spec.name, spec.part, sum(below, start=NOTHING))
-        self.mailroom.restore(self.ledger.letters(), self.ledger.read_at())
         self.journal = self.ledger.journal()
+        last_calls: dict[str, int] = {}
+        for agent, step in self.journal:
+            last_calls[agent] = max(step, last_calls.get(agent, 0))
+        self.mailroom.restore(self.ledger.letters(), self.ledger.read_at(), last_calls, self.ledger.rested_at())
         self.done_steps = self.ledger.done_steps()
         self.answers = self.ledger.answers()
         self.last_event = self.ledger.last_event()

@@ -115,6 +115,8 @@ class Letter:
     to: str
     kind: LetterKind
     text: str
+    settles: tuple[str, ...] = ()
+    """Of a failure: the letters that its sender had not come to, and does not owe a turn any more."""
 
     def render(self) -> str:
         """The letter as its reader sees it. The text cannot close the letter or forge another."""

@@ -83,13 +83,13 @@ def spawn(home: Path, *args: str | Path, **more: str) -> subprocess.Popen[str]:
     )
 
 
-def ended(child: subprocess.Popen[str], seconds: float = 60) -> Outcome:
+def ended(child: subprocess.Popen[str], seconds: float = 180) -> Outcome:
     """What a child has left, once it has ended."""
     out, err = child.communicate(timeout=seconds)
     return Outcome(child.returncode, out, err)
 
 
-def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+def until(condition: Callable[[], bool], seconds: float = 120) -> None:
     """Wait for a condition."""
     end = time.monotonic() + seconds
     while not condition():

@@ -153,7 +153,7 @@ def _megagraph(argv: Sequence[str]) -> tuple[int, str]:
 
 
 def _program(argv: Sequence[str]) -> tuple[int, str]:
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, env=os.environ, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=180, env=os.environ, check=False)
     return done.returncode, done.stdout + done.stderr
 
 

@@ -30,14 +30,14 @@ def marked(mark: str) -> list[int]:
     return found
 
 
-def wait_until_none(mark: str, seconds: float = 10) -> None:
+def wait_until_none(mark: str, seconds: float = 60) -> None:
     until = time.monotonic() + seconds
     while marked(mark):
         assert time.monotonic() < until, f"still running: {marked(mark)}"
         time.sleep(0.01)
 
 
-def wait_for_file(path: Path, seconds: float = 20) -> None:
+def wait_for_file(path: Path, seconds: float = 120) -> None:
     until = time.monotonic() + seconds
     while not path.exists():
         assert time.monotonic() < until, f"{path.name} did not appear"

@@ -51,7 +51,7 @@ class Terminal:
                 self.ended = not said
                 self._stream.feed(said)
 
-    def until(self, condition: Callable[[str], bool], seconds: float = 60) -> str:
+    def until(self, condition: Callable[[str], bool], seconds: float = 180) -> str:
         """The screen as soon as it meets the condition."""
         end = time.monotonic() + seconds
         while not condition(self.text):
@@ -65,7 +65,7 @@ class Terminal:
         while not self.ended:
             assert time.monotonic() < limit, self.text
             self.read(1)
-        return self.child.wait(timeout=30)
+        return self.child.wait(timeout=120)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ read from a tape of random bytes. Past the end of the tape everybody does the mo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -67,6 +67,7 @@ class Rows:
     """The effects of finished tool calls."""
     questions: set[str] = field(default_factory=set)
     answers: set[str] = field(default_factory=set)
+    rested: dict[str, int] = field(default_factory=dict)
     checkpoints: dict[str, State] = field(default_factory=dict)
 
     def report(self, name: str, report: Report) -> None:
@@ -76,6 +77,12 @@ class Rows:
 
     def read_at(self) -> dict[str, int]:
         return {id_: step for (_, step), (ids, _) in self.calls.items() for id_ in ids}
+
+    def last_calls(self) -> dict[str, int]:
+        last: dict[str, int] = {}
+        for name, step in self.calls:
+            last[name] = max(step, last.get(name, 0))
+        return last
 
 
 class Parked(Exception):
@@ -102,13 +109,21 @@ class Simulation:
     ready: list[asyncio.Future[None]] = field(default_factory=list)
     active: set[str] = field(default_factory=set)
     """Who is between starting to think and waiting or reporting."""
+    at_rest: set[str] = field(default_factory=set)
+    """Whose lead could have ended the work as this process began."""
+    acted: set[str] = field(default_factory=set)
+    """Who has done something in this process that no row told of."""
 
     def __post_init__(self) -> None:
         self.room = Mailroom(self.notice)
         self.room.gather_seconds = 0
         for spec in self.rows.specs.values():
             self.room.add(spec, report=self.rows.reports.get(spec.name), closed=spec.name in self.rows.closed)
-        self.room.restore(self.rows.letters.values(), self.rows.read_at())
+        rows = self.rows
+        self.room.restore(rows.letters.values(), rows.read_at(), rows.last_calls(), rows.rested)
+        for lead in rows.specs:
+            busy = {line.split(" ")[0] for line in self.room.busy(lead) if "has written to you" not in line}
+            self.at_rest |= set(self.room.open_members(lead)) - busy
 
     # --- the event loop ----------------------------------------------------------------------------------
 
@@ -189,9 +204,7 @@ class Simulation:
             try:
                 state = await (self.team(path, state) if state.node == "team" else nodes[state.node](state))
             except Broken:
-                self.close(self.room.close_team(state.name))
-                await self.hand_in(state.name, FAILED, f"{state.name}/{state.step}/failure", "failure")
-                state = after_report(state)
+                state = await self.fail(replace(state, step=state.step + (state.node == "think")))
             except Parked:
                 raise
             except Exception as error:
@@ -208,13 +221,19 @@ class Simulation:
         name, step, room = state.name, state.step + 1, self.room
         if room.closed(name):
             return replace(state, node="end")
-        room.work(name)
         room.read(name, state.seen)
-        self.active.add(name)
+        failure = self.rows.letters.get(f"{name}/{step}/failure")
         if (name, step) not in self.rows.calls:
+            if failure:
+                return self.failed(replace(state, step=step), failure.settles)
+            room.work(name)
+            self.active.add(name)
             self.may_think(name, step)
             letters = room.places[name].unread
+            self.act_on(name, letters)
             await self.pause()
+            if name != "boss" and self.tape.below(16) == 15:
+                raise Broken
             self.rows.calls[name, step] = tuple(x.id for x in letters), self.decide(name, letters)
             await self.pause()
         ids, turn = self.rows.calls[name, step]
@@ -223,23 +242,50 @@ class Simulation:
         state = replace(state, step=step, seen=state.seen + ids)
         return replace(state, node="act") if turn else await self.rest(state)
 
+    def act_on(self, name: str, letters: Sequence[Letter] = ()) -> None:
+        """`name` does something that no row told of. Who counted as at rest does so for a letter only."""
+        mail = any(letter.kind != "aside" for letter in letters)
+        assert mail or name in self.acted or name not in self.at_rest, f"{name} was at work, and counted as at rest"
+        self.acted.add(name)
+
     def may_think(self, name: str, step: int) -> None:
         assert name not in self.rows.closed, f"{name} works although it was closed"
         for need in self.rows.specs[name].depends_on if step == 1 else ():
             assert need in self.rows.closed | self.rows.accepted, f"{name} starts before {need}"
 
     async def rest(self, state: State) -> State:
+        place = self.room.places[state.name]
+        if f"{state.name}/{state.step}/end" in self.rows.letters:
+            return after_report(state)
         if self.room.has_mail(state.name):
             return replace(state, node="think")
-        if state.seat != "boss" and self.room.may_rest(state.name):
+        if state.seat != "boss" and (place.resting or self.room.may_rest(state.name)):
+            if place.report and not place.resting:
+                self.act_on(state.name)
+                self.rows.rested[state.name] = state.step
+                await self.pause()
             return replace(state, node="wait")
         report = (ACCEPTED, ACCEPTED, INCOMPLETE)[self.tape.below(3)]
         await self.hand_in(state.name, report, f"{state.name}/{state.step}/end", "report")
         return after_report(state)
 
-    async def hand_in(self, name: str, report: Report, id_: str, kind: LetterKind) -> None:
+    async def fail(self, state: State) -> State:
+        name = state.name
+        settles = tuple(letter.id for letter in self.room.places[name].unread)
+        self.close(self.room.close_team(name))
+        await self.hand_in(name, FAILED, f"{name}/{state.step}/failure", "failure", settles)
+        return self.failed(state, settles)
+
+    def failed(self, state: State, settles: tuple[str, ...]) -> State:
+        self.room.read(state.name, settles)
+        return after_report(replace(state, seen=state.seen + settles))
+
+    async def hand_in(
+        self, name: str, report: Report, id_: str, kind: LetterKind, settles: tuple[str, ...] = ()
+    ) -> None:
+        self.act_on(name)
         self.rows.report(name, report)
-        after = self.letter(id_, name, self.rows.specs[name].lead, kind)
+        after = self.letter(id_, name, self.rows.specs[name].lead, kind, settles)
         await self.pause()
         self.active.discard(name)
         self.room.report(name, report)
@@ -248,11 +294,15 @@ class Simulation:
     async def act(self, state: State) -> State:
         if self.room.closed(state.name):
             return replace(state, node="end")
-        self.room.work(state.name)
-        self.active.add(state.name)
+        if failure := self.rows.letters.get(f"{state.name}/{state.step}/failure"):
+            return self.failed(state, failure.settles)
+        actions = self.rows.calls[state.name, state.step][1]
+        ids = [f"{state.name}/{state.step}/{i}" for i in range(len(actions))]
+        if not any("report" in self.rows.done.get(id_, {}) for id_ in ids):
+            self.room.work(state.name)
+            self.active.add(state.name)
         effects: dict[str, Any] = {}
-        for i, action in enumerate(self.rows.calls[state.name, state.step][1]):
-            id_ = f"{state.name}/{state.step}/{i}"
+        for id_, action in zip(ids, actions, strict=True):
             if id_ not in self.rows.done:
                 await self.perform(state, id_, action)
             effects |= self.rows.done[id_]
@@ -264,6 +314,7 @@ class Simulation:
 
     async def perform(self, state: State, id_: str, action: Action) -> None:
         """One tool call: decide, write the rows, and only then act on them."""
+        self.act_on(state.name)
         name, (kind, *args) = state.name, action
         afters: list[Callable[[], None]] = []
         effects: dict[str, Any] = {}
@@ -310,6 +361,7 @@ class Simulation:
     async def wait(self, state: State) -> State:
         self.room.read(state.name, state.seen)
         self.active.discard(state.name)
+        self.may_have_rested(state.name)
         wake: Wake = await self.room.wait(state.name)
         if wake == "park":
             raise Parked
@@ -320,6 +372,13 @@ class Simulation:
             self.close(self.room.close_team(state.name))
             await self.hand_in(state.name, INCOMPLETE, f"{state.name}/{state.step}/stand", "report")
         return replace(state, node="end")
+
+    def may_have_rested(self, name: str) -> None:
+        """Who had nothing to do in this process has counted as at rest all the time, once it had reported."""
+        place = self.room.places[name]
+        idle = not (name in self.acted or self.room.has_mail(name) or self.room.open_members(name))
+        if idle and place.report and place.spec.lead and not place.closed:
+            assert name in self.at_rest and place.resting, f"{name} was at rest, and counted as at work"
 
     async def team(self, path: str, state: State) -> State:
         """The desk and the members side by side; one that parks or fails leaves the others alone."""
@@ -395,11 +454,13 @@ class Simulation:
             self.rows.specs[spec.name] = spec
         return tuple(spec.name for spec in specs)
 
-    def letter(self, id_: str, sender: str, to: str, kind: LetterKind) -> Callable[[], None]:
+    def letter(
+        self, id_: str, sender: str, to: str, kind: LetterKind, settles: tuple[str, ...] = ()
+    ) -> Callable[[], None]:
         """Write a letter's row; call the result to deliver it."""
         if not to:
             return lambda: None
-        letter = self.rows.letters.setdefault(id_, Letter(id_, sender, to, kind, ""))
+        letter = self.rows.letters.setdefault(id_, Letter(id_, sender, to, kind, "", settles))
         return lambda: self.room.deliver(letter)
 
     def close(self, names: list[str]) -> None:

@@ -263,7 +263,7 @@ asyncio.run(work())
 
 def test_what_was_approved_is_not_asked_again_after_a_kill(tmp_path: Path) -> None:
     argv = [sys.executable, "-c", KILLED, str(tmp_path)]
-    child = subprocess.run(argv, env=child_env(tmp_path), timeout=60, check=False)
+    child = subprocess.run(argv, env=child_env(tmp_path), timeout=180, check=False)
     assert child.returncode == -9
     result, open_, asked = session(tmp_path)
     assert (result.status, open_) == ("done", [])

@@ -411,8 +411,8 @@ def test_a_second_signal_stops_at_once_and_a_killed_run_is_interrupted(
         assert "Go on with: megagraph resume" in shown
 
 
-def test_the_picture_moves_while_nothing_happens(mg: Program, tmp_path: Path) -> None:
-    with ModelServer(Script({"boss": one(finish("Done."))}), latency=2.5) as server:
+def test_the_picture_moves_while_nothing_happens(mg: Program) -> None:
+    with ModelServer(Script({"boss": one(finish("Done."))}), latency=600) as server:
         args = ["run", "Write a poem.", "--model", "openai:x", "--base-url", server.url]
         ours, theirs = pty.openpty()
         env = child_env(mg.home, OPENAI_API_KEY="test", TERM="xterm", LINES="24")
@@ -420,20 +420,16 @@ def test_the_picture_moves_while_nothing_happens(mg: Program, tmp_path: Path) ->
             [sys.executable, "-m", "megagraph", *args], env=env, stdin=theirs, stdout=theirs, stderr=theirs
         )
         os.close(theirs)
-        said = b""
-        while True:
-            try:
-                said += os.read(ours, 65536)
-            except OSError:
-                break
+        said, seconds = b"", list[int]()
+        # However few pictures a busy machine makes: those that it makes tell of the time that goes by.
+        while len(set(seconds)) < 3 or len(seconds) < 6:
+            said += os.read(ours, 65536)
+            text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said.decode(errors="replace"))
+            seconds = [int(s) for s in re.findall(r"out · (\d+) s", text)]
+        assert seconds == sorted(seconds)
+        child.kill()
+        child.wait()
         os.close(ours)
-    assert child.wait(timeout=30) == 0
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said.decode())
-    seconds = [int(s) for s in re.findall(r"out · (\d+) s", text)]
-    assert seconds == sorted(seconds)
-    assert {0, 1, 2} <= set(seconds)
-    assert len(seconds) >= 6, "some 4 pictures a second, and fewer on a busy machine"
-    assert "✓ boss" in text
 
 
 def test_help_is_quick_because_it_loads_nothing() -> None:

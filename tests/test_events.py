@@ -41,7 +41,7 @@ def follower(home: Path, run: str, kinds: str = "stored") -> subprocess.Popen[st
 
 
 async def printed(child: subprocess.Popen[str]) -> list[dict[str, Any]]:
-    out, _ = await asyncio.to_thread(child.communicate, timeout=60)
+    out, _ = await asyncio.to_thread(child.communicate, timeout=180)
     assert child.returncode == 0
     return [json.loads(line) for line in out.splitlines()]
 

@@ -396,7 +396,7 @@ def test_a_restored_mailroom_wakes_only_those_who_have_mail() -> None:
         for name in ("a", "b"):
             room.add(before.places[name].spec)
         letters = [letter for name in ("b", "boss") for letter in before.places[name].letters.values()]
-        room.restore(letters, {question: 1})
+        room.restore(letters, {question: 1}, {}, {})
         tasks = await room.sleeps("a")
         assert room.why("a") == "waits for an answer from b"
         assert not tasks[0].done()

@@ -224,11 +224,11 @@ mega = MegaGraph(RehearsalModel(script=Script({"boss": boss}, pace=0.1)))
 def test_ctrl_c_in_a_cell_leaves_a_run_that_goes_on(tmp_path: Path, cell: str) -> None:
     after = "await mega.resume('last')\nrun.status, mega.open('last').status, (await mega.open('last').pause()).status"
     notebook = new_notebook(cells=[new_code_cell(text) for text in (CELLS, cell, "mega.open('last').status", after)])
-    client = NotebookClient(notebook, timeout=60, allow_errors=True, resources={"metadata": {"path": str(tmp_path)}})
+    client = NotebookClient(notebook, timeout=180, allow_errors=True, resources={"metadata": {"path": str(tmp_path)}})
     home = tmp_path / ".megagraph"
 
     def interrupt() -> None:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 180
         while time.monotonic() < end:
             time.sleep(0.1)
             if home.is_dir() and answered(home) >= 2:
@@ -263,22 +263,34 @@ class Watched(NotebookClient):
 @pytest.mark.parametrize(
     "cell",
     [
-        "import asyncio\nrun = await mega.start('much')\ndisplay(run)\nawait asyncio.sleep(2)",
-        "import time\nrun = mega.sync.start('much')\nrun.show()\ntime.sleep(2)",
+        "run = await mega.start('much')\ndisplay(run)\nwhile len(shown) < 4: await asyncio.sleep(0.1)",
+        "run = mega.sync.start('much')\nrun.show()\nwhile len(shown) < 4: time.sleep(0.1)",
     ],
     ids=["awaited", "blocked"],
 )
 def test_the_picture_follows_the_run(tmp_path: Path, cell: str) -> None:
+    watching = """
+import asyncio, re, time
+from megagraph.notebook import live
+
+shown, draw = set(), live.bundle_of
+
+def drawn(*args, **kwargs):
+    bundle = draw(*args, **kwargs)
+    shown.update(re.findall(r" (\\d+) calls? ·", bundle["text/plain"]))
+    return bundle
+
+live.bundle_of = drawn
+"""
     look = """
-import asyncio
 try:
     await asyncio.wait_for(run.result(), 0.2)
 except TimeoutError:
     pass
 run.at_work"""
     end = "await run.pause()"
-    notebook = new_notebook(cells=[new_code_cell(text) for text in (CELLS, cell, look, end)])
-    client = Watched(notebook, timeout=60, resources={"metadata": {"path": str(tmp_path)}})
+    notebook = new_notebook(cells=[new_code_cell(text) for text in (CELLS + watching, cell, look, end)])
+    client = Watched(notebook, timeout=180, resources={"metadata": {"path": str(tmp_path)}})
     client.execute()
     pictures = client.__dict__["pictures"]
     files = [int(n) for data in pictures for n in re.findall(r" (\d+) calls? ·", data["text/plain"])]

@@ -252,7 +252,7 @@ def test_a_finished_call_is_not_made_again_after_a_kill(tmp_path: Path, way: str
 
     def child(way: str) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-c", KILLED, str(tmp_path), str(log), way]
-        return subprocess.run(argv, env=child_env(tmp_path), timeout=60, check=False, capture_output=True, text=True)
+        return subprocess.run(argv, env=child_env(tmp_path), timeout=180, check=False, capture_output=True, text=True)
 
     assert child("kill").returncode == -9
     ended = child(way)

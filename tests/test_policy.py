@@ -63,7 +63,7 @@ class Copy:
     def failed(self) -> set[str]:
         self._record.write_text(json.dumps(self.record))
         command = [sys.executable, str(JUDGE), str(self.files), "--record", str(self._record)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
         verdicts = [json.loads(line) for line in done.stdout.splitlines()]
         assert done.stderr == ""
         assert len(verdicts) == 11

@@ -571,7 +571,7 @@ asyncio.run(main())
     assert result.status == "paused"
     assert result.reason == "paused from another process"
     assert child.stdout.readline().strip() == "paused"
-    assert child.wait(timeout=20) == 0
+    assert child.wait(timeout=120) == 0
 
 
 def _await_work(run: Run) -> None:

@@ -23,7 +23,7 @@ from tests.sandboxes import ALL, CONFINED, marked, new_mark, wait_for_file, wait
 
 confined = pytest.mark.parametrize("sandbox", CONFINED, ids=lambda sandbox: sandbox.name)
 everywhere = pytest.mark.parametrize("sandbox", ALL, ids=lambda sandbox: sandbox.name)
-SMALL = ProgramLimits(wall_seconds=20, memory_mb=256)
+SMALL = ProgramLimits(wall_seconds=120, memory_mb=256)
 
 
 @pytest.fixture
@@ -47,6 +47,11 @@ def run(
     outcome = asyncio.run(run_program(sandbox, ["python", "main.py", *args, mark], tree, stdin, limits))
     assert marked(mark) == []
     return outcome
+
+
+def started_in(sandbox: Sandbox, tree: Path) -> float:
+    """Seconds in which a program is sure to have begun, as busy as the machine is now."""
+    return 5 * run(sandbox, tree, "").seconds
 
 
 # What a program can do
@@ -259,7 +264,7 @@ def test_a_fork_bomb_is_bounded(sandbox: Sandbox, tree: Path) -> None:
         except OSError as error:
             print(started, error)
         """,
-        limits=ProgramLimits(wall_seconds=20, processes=32),
+        limits=ProgramLimits(wall_seconds=120, processes=32),
     )
     assert 0 < int(outcome.stdout.split()[0]) <= 32
     assert "temporarily unavailable" in outcome.stdout
@@ -307,16 +312,16 @@ def test_the_memory_of_all_processes_is_bounded(sandbox: Sandbox, tree: Path) ->
                 time.sleep(60)
         for n in range(8):
             os.read(reading, 1)
-        time.sleep(2)
+        time.sleep(20)
         """,
-        limits=ProgramLimits(wall_seconds=6, memory_mb=256),
+        limits=ProgramLimits(wall_seconds=120, memory_mb=256),
     )
     assert outcome.ended in ("memory", "killed") or outcome.stdout.count("kept") <= 4
 
 
 @everywhere
 def test_endless_output_is_cut_and_stopped(sandbox: Sandbox, tree: Path) -> None:
-    limits = ProgramLimits(wall_seconds=30, output_kb=4)
+    limits = ProgramLimits(wall_seconds=120, output_kb=4)
     outcome = run(sandbox, tree, "while True: print('spam ' * 200)", limits=limits)
     assert outcome.ended == "output"
     assert len(outcome.stdout) < 5000
@@ -327,16 +332,40 @@ def test_endless_output_is_cut_and_stopped(sandbox: Sandbox, tree: Path) -> None
 @everywhere
 @pytest.mark.parametrize("code", ["while True: pass", "import time; time.sleep(600)"])
 def test_one_that_does_not_end_is_stopped(sandbox: Sandbox, tree: Path, code: str) -> None:
-    outcome = run(sandbox, tree, f"print('begun')\n{code}", limits=ProgramLimits(wall_seconds=1.5))
+    limits = ProgramLimits(wall_seconds=1.5 + started_in(sandbox, tree))
+    outcome = run(sandbox, tree, f"print('begun')\n{code}", limits=limits)
     assert (outcome.ended, outcome.exit_code, outcome.stdout) == ("timed out", None, "begun\n")
     assert outcome.text().startswith("timed out: still running after")
 
 
+@confined
+def test_no_user_namespace_can_be_made(sandbox: Sandbox, tree: Path) -> None:
+    """In one of its own a program has root's powers over much of the kernel."""
+    code = """
+        import ctypes, os, platform, signal, struct
+        libc = ctypes.CDLL(None, use_errno=True)
+        user, mount = 0x10000000, 0x20000
+        clone = {"x86_64": 56, "aarch64": 220}[platform.machine()]
+        as_clone3 = ctypes.create_string_buffer(struct.pack("=8Q", user, 0, 0, 0, signal.SIGCHLD, 0, 0, 0))
+        ways = {
+            "unshare": lambda: libc.unshare(user),
+            "unshare with others": lambda: libc.unshare(user | mount),
+            "clone": lambda: libc.syscall(clone, user | signal.SIGCHLD, 0, 0, 0, 0),
+            "clone3": lambda: libc.syscall(435, as_clone3, 64),
+        }
+        for name, way in ways.items():
+            if way() >= 0:
+                print(name, os.readlink("/proc/self/ns/user"))
+        print("tried")
+        """
+    outcome = run(sandbox, tree, code)
+    assert outcome.stdout == "tried\n", outcome.text()
+
+
 @everywhere
 def test_processor_time_is_bounded(sandbox: Sandbox, tree: Path) -> None:
-    outcome = run(sandbox, tree, "while True: pass", limits=ProgramLimits(wall_seconds=30, cpu_seconds=1))
+    outcome = run(sandbox, tree, "while True: pass", limits=ProgramLimits(wall_seconds=120, cpu_seconds=1))
     assert outcome.ended in ("cpu", "killed")
-    assert outcome.seconds < 15
 
 
 @everywhere
@@ -362,7 +391,7 @@ def test_what_is_kept_out_of_sight_is_bounded(sandbox: Sandbox, tree: Path, open
             kept.append(f)
         time.sleep(60)
         """,
-        limits=ProgramLimits(wall_seconds=30, memory_mb=128, tree_mb=64),
+        limits=ProgramLimits(wall_seconds=120, memory_mb=128, tree_mb=64),
     )
     assert outcome.ended == ended
 
@@ -373,7 +402,7 @@ def test_the_size_of_files_is_bounded(sandbox: Sandbox, tree: Path) -> None:
         sandbox,
         tree,
         "open('big', 'wb').write(bytes(2 << 20))",
-        limits=ProgramLimits(wall_seconds=20, file_mb=1),
+        limits=ProgramLimits(wall_seconds=120, file_mb=1),
     )
     assert "File too large" in one.stderr
     many = run(
@@ -382,9 +411,10 @@ def test_the_size_of_files_is_bounded(sandbox: Sandbox, tree: Path) -> None:
         """
         import itertools
         for n in itertools.count():
-            open(f"{n}.bin", "wb").write(bytes(1 << 20) if n < 64 else b"")
+            # The second one is too much, however soon the program is stopped.
+            open(f"{n}.bin", "wb").write(bytes(5 << 20) if n < 12 else b"")
         """,
-        limits=ProgramLimits(wall_seconds=20, tree_mb=8),
+        limits=ProgramLimits(wall_seconds=120, tree_mb=8),
     )
     assert many.ended == "tree"
     assert sum(len(content or b"") for content in many.changes.values()) <= 8 << 20
@@ -424,9 +454,10 @@ def test_a_program_that_ignores_signals_is_stopped(sandbox: Sandbox, tree: Path)
         print("ready")
         while True: time.sleep(1)
         """
-    outcome = run(sandbox, tree, code, limits=ProgramLimits(wall_seconds=1))
-    assert outcome.ended == "timed out"
-    assert outcome.seconds < 8
+    seconds = 1 + started_in(sandbox, tree)
+    outcome = run(sandbox, tree, code, limits=ProgramLimits(wall_seconds=seconds))
+    assert (outcome.ended, outcome.stdout) == ("timed out", "ready\n")
+    assert outcome.seconds < seconds * 2 + 6
 
 
 @everywhere

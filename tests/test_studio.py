@@ -120,7 +120,7 @@ def begun(mg: Program, folder: Path, rehearsal: str = ASKING, *args: str) -> dic
 
 async def when(look: Callable[[], Awaitable[Any]], good: Callable[[Any], bool] = bool) -> Any:
     """What is seen, once it is as it should be."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while not good(seen := await look()):
         assert time.monotonic() < end, seen
         await asyncio.sleep(0.05)

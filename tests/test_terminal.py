@@ -78,7 +78,7 @@ def test_reading_until_a_pattern(sandbox: Sandbox, tree: Path) -> None:
         try:
             with pytest.raises(ToolError, match="regular expression"):
                 await program.read(until="(")
-            return await program.read(until=r"ready>$", seconds=20)
+            return await program.read(until=r"ready>$", seconds=120)
         finally:
             await program.stop()
 

@@ -76,7 +76,7 @@ def test_watching_from_another_terminal(tmp_path: Path) -> None:
         until(lambda: "safe point" in child.stderr.readline())  # type: ignore[union-attr]
         child.send_signal(signal.SIGINT)
         assert "paused: stopped at once" in ended(child).out
-        assert staying.end(30) == 0
+        assert staying.end() == 0
         assert "paused: stopped at once" in staying.text
         assert "Go on with: megagraph resume" in staying.text
 
@@ -114,7 +114,7 @@ def test_a_killed_run_ends_the_watch(tmp_path: Path) -> None:
         screen.until(lambda text: "● boss" in text)
         child.kill()
         ended(child)
-        assert screen.end(15) == 0
+        assert screen.end() == 0
         assert "interrupted" in screen.text
 
 

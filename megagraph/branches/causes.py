@@ -92,6 +92,10 @@ class Causes:
             place = evidence.moves.index(call.agent, "think", call.step)
             for id_ in call.letters:
                 self._reads.setdefault(id_, (call.agent, place))
+        for letter in evidence.letters.values():
+            if letter.settles and (settled := evidence.place_of_letter(letter)):
+                for id_ in letter.settles:
+                    self._reads.setdefault(id_, settled)
         self._acts = {
             (agent, move.step): i
             for agent, moves in evidence.moves.by_agent.items()

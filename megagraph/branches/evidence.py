@@ -77,6 +77,8 @@ class Sent:
     recipient: str
     kind: str
     sent: float
+    settles: tuple[str, ...] = ()
+    """The letters that a failure answered."""
 
     @property
     def of_system(self) -> bool:
@@ -249,9 +251,18 @@ def gather(home: Home, run: str) -> Evidence:
         for row in read("SELECT rowid AS id, * FROM tool_calls WHERE run = ? ORDER BY rowid", (run,))
     ]
     letters = {
-        row["id"]: Sent(row["rowid"], row["id"], row["sender"], row["recipient"], row["kind"], row["sent"])
+        row["id"]: Sent(
+            row["rowid"],
+            row["id"],
+            row["sender"],
+            row["recipient"],
+            row["kind"],
+            row["sent"],
+            tuple(json.loads(row["settles"] or "[]")),
+        )
         for row in read(
-            "SELECT rowid, id, sender, recipient, kind, sent FROM letters WHERE run = ? ORDER BY rowid", (run,)
+            "SELECT rowid, id, sender, recipient, kind, sent, settles FROM letters WHERE run = ? ORDER BY rowid",
+            (run,),
         )
     }
     moves = read_moves(home.saver, run)

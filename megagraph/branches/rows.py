@@ -19,13 +19,13 @@ _CHECKPOINT = "checkpoint_id, parent_id, body"
 _WRITE = "checkpoint_id, task_id, idx, body"
 _IN = "namespace = (SELECT id FROM namespaces WHERE thread_id = ? AND checkpoint_ns = ?)"
 _ERROR = WRITES_IDX_MAP["__error__"]
-_AGENT = "name, lead, role, depth, wave, spec, effect, recruited, report, reported, closed"
+_AGENT = "name, lead, role, depth, wave, spec, effect, recruited, report, reported, closed, rested"
 _CALL = (
     "agent, step, started, seconds, model, request, heard, letters, answer, input_tokens, output_tokens,"
     " cached_tokens, retries, cost"
 )
 _TOOL = "agent, step, idx, tool, args, started, seconds, ok, result, effects, version"
-_LETTER = "id, sender, recipient, kind, text, sent"
+_LETTER = "id, sender, recipient, kind, text, sent, settles"
 _EVIDENCE = 'id, agent, "check", passed, detail, version, found'
 _QUESTION = "id, agent, question, kind, asked, answer, answered"
 _EVENT = "seq, time, kind, agent, data"
@@ -169,8 +169,8 @@ def _changed_agents(plan: BranchPlan, branch: str) -> Iterator[Statement]:
     for name in sorted(changed - cut.removed):
         time, report = _handed_in(plan, name)
         yield (
-            "UPDATE agents SET report = ?, reported = ? WHERE run = ? AND name = ?",
-            (json.dumps(report, ensure_ascii=False) if report else None, time, branch, name),
+            "UPDATE agents SET report = ?, reported = ?, rested = ? WHERE run = ? AND name = ?",
+            (json.dumps(report, ensure_ascii=False) if report else None, time, _rested(plan, name), branch, name),
         )
     for name, member in plan.evidence.members.items():
         if member.closed is not None and name not in plan.causes.cut.removed and not plan.causes.closed(name):
@@ -189,6 +189,14 @@ def _handed_in(plan: BranchPlan, name: str) -> tuple[float | None, Mapping[str, 
         if did.agent == name and "report" in did.effects and plan.keeps_tool(did)
     ]
     return max(handed_in, key=lambda each: each[0], default=(None, None))
+
+
+def _rested(plan: BranchPlan, name: str) -> int | None:
+    """The last turn of an agent that is kept, if it rested after it without a report."""
+    moves = plan.evidence.moves.of(name)
+    kept = moves[: plan.causes.cut.at.get(name, len(moves))]
+    last = next((move for move in reversed(kept) if move.node == "think"), None)
+    return last.step if last and last.goto == "wait" and last.report is None else None
 
 
 def _events(plan: BranchPlan, database: Database) -> Iterator[tuple[int, Event]]:

@@ -24,11 +24,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from megagraph.errors import SandboxUnavailable
 from megagraph.programs import warden
+from megagraph.programs.seccomp import filter_file
 
 PYTHON = getattr(sys, "_base_executable", sys.executable)
 """The interpreter that programs run on: ours, without the virtual environment around it."""
 
 _OPEN_FILES = 256
+_FILTER_FD = "9"
 _SCRATCH_BYTES = 64 * 2**20
 _NETWORK_FILES = ("/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/ssl", "/etc/ca-certificates")
 _SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/alternatives")
@@ -117,7 +119,7 @@ class Bubblewrap:
         command += ["--unshare-cgroup-try", "--hostname", "sandbox"]
         command += [] if limits.network else ["--unshare-net"]
         if as_root:
-            command += ["--cap-drop", "ALL"]
+            command += ["--cap-drop", "ALL", *(["--seccomp", _FILTER_FD] if filter_file() else [])]
             for capability in ("SETUID", "SETGID", "SETPCAP", "DAC_READ_SEARCH"):
                 command += ["--cap-add", f"CAP_{capability}"]
         else:
@@ -141,6 +143,7 @@ class Bubblewrap:
             user = str(uid)
             command += [setpriv, "--reuid", user, "--regid", user, "--clear-groups", "--no-new-privs"]
             command += ["--inh-caps=-all", "--bounding-set=-all", "--"]
+            command = [*_opening_filter(), *command]
         return Launch([*command, *_here(argv)], _environment(limits, home="/tmp"))
 
 
@@ -278,6 +281,12 @@ def _rlimits(limits: ProgramLimits) -> dict[str, int]:
         "RLIMIT_NOFILE": _OPEN_FILES,
         "RLIMIT_CORE": 0,
     }
+
+
+def _opening_filter() -> list[str]:
+    """What has the command behind it find the filter open."""
+    path = filter_file()
+    return ["sh", "-c", f'exec {_FILTER_FD}< "$0" "$@"', path] if path else []
 
 
 def _prlimits(limits: ProgramLimits) -> dict[str, int]:
