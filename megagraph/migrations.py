@@ -252,6 +252,24 @@ def _rest(db: Tables) -> None:
     db.conn.execute("ALTER TABLE agents ADD COLUMN rested INTEGER")
 
 
+def _events_by_number(db: Tables) -> None:
+    """Events stand in the order of their key: they are short and many, and their index was a quarter of them."""
+    db.conn.execute("ALTER TABLE events RENAME TO old_events")
+    db.conn.execute(
+        """CREATE TABLE events (
+            run TEXT NOT NULL,
+            seq INTEGER NOT NULL,
+            time FLOAT,
+            kind TEXT,
+            agent TEXT,
+            data TEXT,
+            PRIMARY KEY (run, seq)
+        ) WITHOUT ROWID"""
+    )
+    db.conn.execute("INSERT INTO events SELECT run, seq, time, kind, agent, data FROM old_events ORDER BY run, seq")
+    db.conn.execute("DROP TABLE old_events")
+
+
 MIGRATIONS: tuple[Callable[[Tables], None], ...] = (
     _checkpoints,
     _ledger,
@@ -261,6 +279,7 @@ MIGRATIONS: tuple[Callable[[Tables], None], ...] = (
     _branches,
     _question_kinds,
     _rest,
+    _events_by_number,
 )
 
 

@@ -54,7 +54,8 @@ def fingerprint(mega: MegaGraph, run: Run) -> str:
     """All rows of a run, and where its files stand."""
     digest = hashlib.sha256()
     for table in ("runs", "agents", "calls", "tool_calls", "letters", "questions", "events", "evidence"):
-        for row in mega.home.database.read(f"SELECT * FROM {table} WHERE run = ? ORDER BY rowid", (run.id,)):
+        order = "seq" if table == "events" else "rowid"
+        for row in mega.home.database.read(f"SELECT * FROM {table} WHERE run = ? ORDER BY {order}", (run.id,)):
             digest.update(repr(tuple(row)).encode())
     for table in ("checkpoints", "writes"):
         rows = mega.home.database.read(

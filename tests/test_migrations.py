@@ -18,6 +18,8 @@ from sqlite_utils import Database as Tables
 from megagraph import migrations
 from megagraph.database import Database, connect
 from megagraph.errors import HomeError
+from megagraph.events import Event
+from megagraph.ledger import Ledger
 from megagraph.migrations import MIGRATIONS, migrate
 from megagraph.saver import Saver
 
@@ -139,3 +141,17 @@ def test_checkpoints_of_the_first_format_are_read_as_they_were_written(
     assert found.checkpoint == leaf
     assert found.metadata == {"step": 2, "parents": parents}
     assert found.pending_writes == [("task", INTERRUPT, "why?"), *(("task", *write) for write in writes)]
+
+
+def test_events_of_an_older_file_are_kept(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as then:
+        then.setattr(migrations, "MIGRATIONS", MIGRATIONS[:8])
+        up(file)
+    rows = [("r", 2, 1.5, "closed", "a", "{}"), ("r", 1, 0.5, "thinking", "a", '{"step":1}')]
+    with closing(sqlite3.connect(file)) as old, old:
+        old.executemany("INSERT INTO events (run, seq, time, kind, agent, data) VALUES (?, ?, ?, ?, ?, ?)", rows)
+    up(file)
+    database = Database(file)
+    found = Ledger(database, "r").events()
+    database.close()
+    assert found == [Event(1, 0.5, "thinking", "a", {"step": 1}), Event(2, 1.5, "closed", "a", {})]

@@ -14,6 +14,7 @@ from megagraph.branches.moves import Move
 from megagraph.branches.plan import BranchPlan
 from megagraph.database import Database, Statement
 from megagraph.events import Event
+from megagraph.ledger import Ledger
 
 _CHECKPOINT = "checkpoint_id, parent_id, body"
 _WRITE = "checkpoint_id, task_id, idx, body"
@@ -65,13 +66,17 @@ class _Limits:
 
 def copied(plan: BranchPlan, branch: str, database: Database) -> tuple[list[Statement], list[Event]]:
     """The statements that copy what is kept, and the events among it."""
-    events = list(_events(plan, database))
+    events = list(_events(plan, Ledger(database, plan.run)))
     return [
         *_checkpoints(plan, branch),
         *_ledger(plan, branch),
-        _by_row("events", _EVENT, plan, branch, [row for row, _ in events]),
+        (
+            f"INSERT INTO events (run, {_EVENT}) SELECT ?, {_EVENT} FROM events"
+            " WHERE run = ? AND seq IN (SELECT value FROM json_each(?))",
+            (branch, plan.run, json.dumps([event.seq for event in events])),
+        ),
         *_changed_agents(plan, branch),
-    ], [event for _, event in events]
+    ], events
 
 
 def _checkpoints(plan: BranchPlan, branch: str) -> Iterator[Statement]:
@@ -199,19 +204,15 @@ def _rested(plan: BranchPlan, name: str) -> int | None:
     return last.step if last and last.goto == "wait" and last.report is None else None
 
 
-def _events(plan: BranchPlan, database: Database) -> Iterator[tuple[int, Event]]:
+def _events(plan: BranchPlan, ledger: Ledger) -> Iterator[Event]:
     until = {
         agent: moves[place].begun
         for agent, place in plan.causes.cut.at.items()
         if place < len(moves := plan.evidence.moves.of(agent))
     }
-    rows = database.read(
-        "SELECT rowid AS id, seq, time, kind, agent, data FROM events WHERE run = ? ORDER BY seq", (plan.run,)
-    )
-    for row in rows:
-        event = Event(row["seq"], row["time"], row["kind"], row["agent"], json.loads(row["data"]))
+    for event in ledger.events():
         if _keeps(plan, event, until):
-            yield row["id"], event
+            yield event
 
 
 def _keeps(plan: BranchPlan, event: Event, until: dict[str, float]) -> bool:

@@ -338,7 +338,7 @@ def _copy(home: Path, staged: Path) -> None:
             columns = ", ".join(f'"{column}"' for column in table.columns)
             connection.execute(
                 f'INSERT INTO main."{table.name}" ({columns})'
-                f' SELECT {columns} FROM incoming."{table.name}" ORDER BY rowid'
+                f' SELECT {columns} FROM incoming."{table.name}" ORDER BY {table.order}'
             )
         connection.execute(
             "INSERT INTO main.namespaces (thread_id, checkpoint_ns)"

@@ -22,12 +22,14 @@ class TableInfo:
     name: str
     columns: tuple[str, ...]
     where: str
+    order: str = "rowid"
+    """In which order its rows were written."""
 
     @property
     def select(self) -> str:
         """The rows of one run, in the order in which they were written."""
         columns = ", ".join(f'"{column}"' for column in self.columns)
-        return f'SELECT {columns} FROM "{self.name}" WHERE {self.where} ORDER BY rowid'
+        return f'SELECT {columns} FROM "{self.name}" WHERE {self.where} ORDER BY {self.order}'
 
     @property
     def insert(self) -> str:
@@ -41,7 +43,7 @@ def ledger_tables(connection: sqlite3.Connection) -> list[TableInfo]:
         "SELECT m.name FROM sqlite_master m, pragma_table_info(m.name) c WHERE m.type = 'table' AND c.name = 'run'"
         " ORDER BY m.name != 'runs', m.name"
     ).fetchall()
-    return [TableInfo(name, _columns(connection, name), "run = ?") for (name,) in names]
+    return [TableInfo(name, _columns(connection, name), "run = ?", _order(connection, name)) for (name,) in names]
 
 
 def thread_tables() -> list[TableInfo]:
@@ -73,6 +75,14 @@ def _bytes(connection: sqlite3.Connection, table: TableInfo, run: str) -> int:
     length = " + ".join(f'coalesce(length(CAST("{column}" AS BLOB)), 0)' for column in table.columns)
     sql = f'SELECT coalesce(sum({length}), 0) FROM "{table.name}" WHERE {table.where}'
     return int(connection.execute(sql, (run,)).fetchone()[0])
+
+
+def _order(connection: sqlite3.Connection, table: str) -> str:
+    """The number of the row, or the key where rows stand in the order of that."""
+    [(made,)] = connection.execute("SELECT sql FROM sqlite_master WHERE name = ?", (table,))
+    if not made.endswith("WITHOUT ROWID"):
+        return "rowid"
+    return ", ".join(row[0] for row in connection.execute("SELECT name FROM pragma_table_info(?) WHERE pk", (table,)))
 
 
 def _columns(connection: sqlite3.Connection, table: str) -> tuple[str, ...]:
