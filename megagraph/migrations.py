@@ -166,7 +166,7 @@ def _packed_checkpoints(db: Tables) -> None:
     thousand bytes on pages of their own.
     """
     # Imported here: it loads LangGraph, which a home that is up to date does without.
-    from megagraph.saver import checkpoint_body, write_bodies
+    from megagraph.saver import first_body, write_bodies
 
     db.conn.execute("ALTER TABLE checkpoints RENAME TO old_checkpoints")
     db.conn.execute("ALTER TABLE writes RENAME TO old_writes")
@@ -204,7 +204,7 @@ def _packed_checkpoints(db: Tables) -> None:
         )
     number = {(thread, name): id_ for id_, thread, name in db.conn.execute("SELECT * FROM namespaces").fetchall()}
     for thread, name, id_, parent, type_, blob, metadata in db.conn.execute("SELECT * FROM old_checkpoints"):
-        body = checkpoint_body(name, type_, blob, json.loads(metadata or "{}"))
+        body = first_body(name, type_, blob, json.loads(metadata or "{}"))
         db.conn.execute("INSERT INTO checkpoints VALUES (?, ?, ?, ?)", (number[thread, name], id_, parent, body))
     rows = db.conn.execute(
         "SELECT thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, value"
@@ -270,6 +270,48 @@ def _events_by_number(db: Tables) -> None:
     db.conn.execute("DROP TABLE old_events")
 
 
+def _short_ids(db: Tables) -> None:
+    """The ids of checkpoints and tasks as bytes, and with each namespace the checkpoints that it hangs on.
+
+    What was written before keeps its parents in itself.
+    """
+    from megagraph.saver import stored_id
+
+    db.conn.create_function("stored_id", 1, stored_id, deterministic=True)
+    for table in ("checkpoints", "writes"):
+        db.conn.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
+    db.conn.execute("ALTER TABLE namespaces ADD COLUMN parents BLOB")
+    db.conn.execute(
+        """CREATE TABLE checkpoints (
+            namespace INTEGER NOT NULL,
+            checkpoint_id BLOB NOT NULL,
+            parent_id BLOB,
+            body BLOB NOT NULL,
+            PRIMARY KEY (namespace, checkpoint_id)
+        )"""
+    )
+    db.conn.execute(
+        """CREATE TABLE writes (
+            namespace INTEGER NOT NULL,
+            checkpoint_id BLOB NOT NULL,
+            task_id BLOB NOT NULL,
+            idx INTEGER NOT NULL,
+            body BLOB NOT NULL,
+            PRIMARY KEY (namespace, checkpoint_id, task_id, idx)
+        )"""
+    )
+    db.conn.execute(
+        "INSERT INTO checkpoints SELECT namespace, stored_id(checkpoint_id), stored_id(parent_id), body"
+        " FROM old_checkpoints ORDER BY rowid"
+    )
+    db.conn.execute(
+        "INSERT INTO writes SELECT namespace, stored_id(checkpoint_id), stored_id(task_id), idx, body"
+        " FROM old_writes ORDER BY rowid"
+    )
+    for table in ("checkpoints", "writes"):
+        db.conn.execute(f"DROP TABLE old_{table}")
+
+
 MIGRATIONS: tuple[Callable[[Tables], None], ...] = (
     _checkpoints,
     _ledger,
@@ -280,6 +322,7 @@ MIGRATIONS: tuple[Callable[[Tables], None], ...] = (
     _question_kinds,
     _rest,
     _events_by_number,
+    _short_ids,
 )
 
 

@@ -1,17 +1,19 @@
 """LangGraph's checkpoints in the home's database, through its group-committing writer.
 
-A namespace of LangGraph's names every agent above, so it is kept once and rows go by its number. All writes of a
-task that come together are one row. Bodies are packed; the metadata's parents are told by their ids alone, since
-their names are the beginnings of the row's own.
+A namespace of LangGraph's names every agent above, so it is kept once and rows go by its number. With it are the
+checkpoints that it hangs on: a task's id is made of its checkpoint's, so they are the same for all of its rows. Ids
+are kept as bytes. All writes of a task that come together are one row. Bodies are packed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sqlite3
 from builtins import list as List  # noqa: N812 - `list` is a method of the saver
 from collections.abc import AsyncIterator, Container, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from typing import Any, NamedTuple, cast
 
@@ -37,7 +39,7 @@ from megagraph.errors import HomeError
 from megagraph.packing import Packed, unpack
 from megagraph.text import to_json
 
-_NAMESPACE = "INSERT OR IGNORE INTO namespaces (thread_id, checkpoint_ns) VALUES (?, ?)"
+_NAMESPACE = "INSERT OR IGNORE INTO namespaces (thread_id, checkpoint_ns, parents) VALUES (?, ?, ?)"
 _CHECKPOINT = (
     "INSERT OR REPLACE INTO checkpoints (namespace, checkpoint_id, parent_id, body)"
     " SELECT id, ?, ?, ? FROM namespaces WHERE thread_id = ? AND checkpoint_ns = ?"
@@ -47,7 +49,7 @@ _WRITES = (
     " SELECT id, ?, ?, ?, ? FROM namespaces WHERE thread_id = ? AND checkpoint_ns = ?"
 )
 _SELECT = (
-    "SELECT n.id AS namespace, n.thread_id, n.checkpoint_ns, c.checkpoint_id, c.parent_id, c.body"
+    "SELECT n.id AS namespace, n.thread_id, n.checkpoint_ns, n.parents, c.checkpoint_id, c.parent_id, c.body"
     " FROM namespaces n JOIN checkpoints c ON c.namespace = n.id"
 )
 _ANCESTORS = """
@@ -60,6 +62,9 @@ WITH RECURSIVE chain (namespace, checkpoint_id, parent_id, body) AS (
 )
 SELECT * FROM chain
 """
+_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_START = datetime(1582, 10, 15, tzinfo=UTC)
+"""What UUIDs count the time from."""
 
 
 class CheckpointRow(NamedTuple):
@@ -88,18 +93,21 @@ class Saver(BaseCheckpointSaver[int]):
     def __init__(self, database: Database) -> None:
         super().__init__(serde=JsonPlusSerializer())
         self._database = database
-        self._namespaces: dict[str, set[str]] = {}
+        self._known: dict[str, dict[str, bytes | None]] = {}
+        """For a thread, its namespaces, and where in the tree each one hangs."""
 
     async def know(self, thread: str) -> None:
         """Take stock of a thread that nobody else will write to until `forget`.
 
         Every agent and every team begins by asking whether it has been there before: this answers it at once.
         """
-        rows = await self._database.read_async("SELECT checkpoint_ns FROM namespaces WHERE thread_id = ?", (thread,))
-        self._namespaces[thread] = {row[0] for row in rows}
+        rows = await self._database.read_async(
+            "SELECT checkpoint_ns, parents FROM namespaces WHERE thread_id = ?", (thread,)
+        )
+        self._known[thread] = dict(map(tuple, rows))
 
     def forget(self, thread: str) -> None:
-        self._namespaces.pop(thread, None)
+        self._known.pop(thread, None)
 
     def get_next_version(self, current: int | None, channel: None) -> int:
         # Counting is enough, since a thread is never forked in place; the library's own is fifty characters
@@ -110,10 +118,10 @@ class Saver(BaseCheckpointSaver[int]):
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         where = ["n.thread_id = ?", "n.checkpoint_ns = ?"]
-        values = list(_place(config))
+        values: List[Any] = list(_place(config))
         if checkpoint_id := get_checkpoint_id(config):
             where.append("c.checkpoint_id = ?")
-            values.append(checkpoint_id)
+            values.append(stored_id(checkpoint_id))
         rows = self._database.read(
             f"{_SELECT} WHERE {' AND '.join(where)} ORDER BY c.checkpoint_id DESC LIMIT 1", values
         )
@@ -131,8 +139,8 @@ class Saver(BaseCheckpointSaver[int]):
         wishes = {
             "n.thread_id = ?": asked.get("thread_id"),
             "n.checkpoint_ns = ?": asked.get("checkpoint_ns"),
-            "c.checkpoint_id = ?": asked.get("checkpoint_id"),
-            "c.checkpoint_id < ?": get_checkpoint_id(before) if before else None,
+            "c.checkpoint_id = ?": stored_id(asked.get("checkpoint_id")),
+            "c.checkpoint_id < ?": stored_id(get_checkpoint_id(before)) if before else None,
         }
         where = {sql: value for sql, value in wishes.items() if value is not None}
         sql = f"{_SELECT}{' WHERE ' if where else ''}{' AND '.join(where)} ORDER BY c.checkpoint_id DESC"
@@ -157,14 +165,15 @@ class Saver(BaseCheckpointSaver[int]):
         target = get_checkpoint_id(config)
         if target is None and (latest := self.get_tuple(config)):
             target = latest.config["configurable"]["checkpoint_id"]
-        for row in self._database.read(_ANCESTORS, (*_place(config), target)):
+        last = stored_id(target)
+        for row in self._database.read(_ANCESTORS, (*_place(config), last)):
             if len(seeds) == len(found):
                 break
-            if row["checkpoint_id"] == target:
+            if row["checkpoint_id"] == last:
                 continue
             for channel, writes in self._writes_of(row, found.keys() - seeds.keys()).items():
                 found[channel].append(writes)
-            values = self._opened(row["body"])[0]["channel_values"]
+            values = self._opened(row)["channel_values"]
             seeds |= {channel: values[channel] for channel in found if channel not in seeds and channel in values}
         history: dict[str, DeltaChannelHistory] = {}
         for channel, steps in found.items():
@@ -177,8 +186,9 @@ class Saver(BaseCheckpointSaver[int]):
         """Every checkpoint of a thread without its content, by namespace and age."""
         rows = self._database.read(f"{_SELECT} WHERE n.thread_id = ? ORDER BY 3, 4", (thread,))
         for row in rows:
-            metadata = self._described(row["checkpoint_ns"], json.loads(_content(row["body"])[2]))
-            yield CheckpointRow(row["checkpoint_ns"], row["checkpoint_id"], row["parent_id"], metadata)
+            yield CheckpointRow(
+                row["checkpoint_ns"], shown_id(row["checkpoint_id"]), shown_id(row["parent_id"]), _metadata(row)
+            )
 
     def writes_of(self, thread: str, channels: Container[str]) -> Iterator[WriteRow]:
         """Every write of a thread; the values of these channels only."""
@@ -191,11 +201,11 @@ class Saver(BaseCheckpointSaver[int]):
             path, written = _content(body)
             for _, channel, type_, blob in written:
                 value = self.serde.loads_typed((type_, blob)) if channel in channels else None
-                yield WriteRow(namespace, checkpoint, task, path, channel, value)
+                yield WriteRow(namespace, shown_id(checkpoint), shown_id(task), path, channel, value)
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         thread, namespace = _place(config)
-        known = self._namespaces.get(thread)
+        known = self._known.get(thread)
         if known is not None and namespace not in known:
             return None
         return await asyncio.to_thread(self.get_tuple, config)
@@ -259,28 +269,36 @@ class Saver(BaseCheckpointSaver[int]):
 
     # --- inside ------------------------------------------------------------------------------------------
 
-    def _named(self, place: tuple[str, str]) -> List[Statement]:
+    def _named(self, place: tuple[str, str], parents: bytes | None = None) -> List[Statement]:
         """The statement that gives a namespace its number, where it may have none."""
         thread, namespace = place
-        known = self._namespaces.get(thread)
+        known = self._known.get(thread)
         if known is not None and namespace in known:
             return []
         if known is not None:
-            known.add(namespace)
-        return [(_NAMESPACE, place)]
+            known[namespace] = parents
+        return [(_NAMESPACE, (*place, parents))]
 
     def _checkpoint(
         self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata
     ) -> List[Statement]:
-        place = _place(config)
-        body = checkpoint_body(place[1], *self.serde.dumps_typed(checkpoint), get_checkpoint_metadata(config, metadata))
-        parent = config["configurable"].get("checkpoint_id")
-        return [*self._named(place), (_CHECKPOINT, (checkpoint["id"], parent, body, *place))]
+        place, id_ = _place(config), checkpoint["id"]
+        parents = _joined(place[1], metadata.get("parents"))
+        named = self._named(place, parents)
+        about: dict[str, Any] = dict(get_checkpoint_metadata(config, metadata))
+        if parents is not None and self._known.get(place[0], {}).get(place[1]) == parents:
+            about["parents"] = True
+        # Its id says nearly when it was made.
+        kept = {key: value for key, value in checkpoint.items() if key not in ("id", "ts")}
+        made = _since(id_, checkpoint["ts"])
+        body = Packed(ormsgpack.packb((*self.serde.dumps_typed(kept), to_json(about), made)))
+        parent = stored_id(config["configurable"].get("checkpoint_id"))
+        return [*named, (_CHECKPOINT, (stored_id(id_), parent, body, *place))]
 
     def _writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
     ) -> List[Statement]:
-        place, checkpoint = _place(config), str(config["configurable"]["checkpoint_id"])
+        place, key = _place(config), (stored_id(config["configurable"]["checkpoint_id"]), stored_id(task_id))
         special = all(channel in WRITES_IDX_MAP for channel, _ in writes)
         sql = f"INSERT OR {'REPLACE' if special else 'IGNORE'} {_WRITES}"
         rows = [
@@ -289,28 +307,24 @@ class Saver(BaseCheckpointSaver[int]):
         ]
         return [
             *self._named(place),
-            *((sql, (checkpoint, task_id, first, body, *place)) for first, body in write_bodies(task_path, rows)),
+            *((sql, (*key, first, body, *place)) for first, body in write_bodies(task_path, rows)),
         ]
 
-    def _opened(self, body: bytes) -> tuple[Checkpoint, CheckpointMetadata]:
-        type_, blob, described = _content(body)
-        return self.serde.loads_typed((type_, blob)), json.loads(described)
-
-    @staticmethod
-    def _described(namespace: str, metadata: CheckpointMetadata) -> CheckpointMetadata:
-        """The metadata with the names of the parents."""
-        if isinstance(parents := metadata.get("parents"), List):
-            metadata["parents"] = dict(zip(_above(namespace), parents, strict=True))
-        return metadata
+    def _opened(self, row: sqlite3.Row) -> Checkpoint:
+        type_, blob, _, *made = _content(row["body"])
+        checkpoint = self.serde.loads_typed((type_, blob))
+        if made:
+            checkpoint["id"] = shown_id(row["checkpoint_id"])
+            checkpoint["ts"] = _time(checkpoint["id"], made[0])
+        return cast(Checkpoint, checkpoint)
 
     def _tuple(self, row: sqlite3.Row) -> CheckpointTuple:
-        checkpoint, metadata = self._opened(row["body"])
         place = row["thread_id"], row["checkpoint_ns"]
         return CheckpointTuple(
-            _address(*place, row["checkpoint_id"]),
-            checkpoint,
-            self._described(row["checkpoint_ns"], metadata),
-            _address(*place, row["parent_id"]) if row["parent_id"] else None,
+            _address(*place, shown_id(row["checkpoint_id"])),
+            self._opened(row),
+            _metadata(row),
+            _address(*place, shown_id(row["parent_id"])) if row["parent_id"] else None,
             self._pending(row),
         )
 
@@ -322,6 +336,7 @@ class Saver(BaseCheckpointSaver[int]):
             (row["namespace"], row["checkpoint_id"]),
         ):
             path, writes = _content(body)
+            task = shown_id(task)
             found += [
                 (writes_sort_key(path, task, idx), task, channel, type_, blob)
                 for idx, channel, type_, blob in writes
@@ -337,8 +352,8 @@ class Saver(BaseCheckpointSaver[int]):
         return by_channel
 
 
-def checkpoint_body(namespace: str, type_: str, blob: bytes, metadata: Mapping[str, Any]) -> Packed:
-    """A checkpoint and its metadata as they are stored."""
+def first_body(namespace: str, type_: str, blob: bytes, metadata: Mapping[str, Any]) -> Packed:
+    """A checkpoint and its metadata as they were stored at first: with its id, its time, and its parents' ids."""
     parents = metadata.get("parents")
     if isinstance(parents, Mapping) and list(parents) == _above(namespace):
         metadata = {**metadata, "parents": list(parents.values())}
@@ -360,6 +375,63 @@ def deletion(thread: str) -> tuple[Statement, ...]:
         (f"DELETE FROM checkpoints WHERE {of_thread}", (thread,)),
         ("DELETE FROM namespaces WHERE thread_id = ?", (thread,)),
     )
+
+
+def stored_id(id_: Any) -> Any:
+    """An id as it is kept: that of a checkpoint or a task, a UUID, as its sixteen bytes."""
+    return bytes.fromhex(id_.replace("-", "")) if isinstance(id_, str) and _ID.fullmatch(id_) else id_
+
+
+def shown_id(stored: Any) -> Any:
+    """The id that is kept so."""
+    if not isinstance(stored, bytes):
+        return stored
+    text = stored.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def _joined(namespace: str, parents: Mapping[str, str] | None) -> bytes | None:
+    """The ids of the checkpoints that a namespace hangs on, outermost first; None where they are not the usual ones."""
+    if parents is None or List(parents) != _above(namespace):
+        return None
+    ids = [stored_id(id_) for id_ in parents.values()]
+    return b"".join(ids) if all(isinstance(id_, bytes) for id_ in ids) else None
+
+
+def _metadata(row: sqlite3.Row) -> CheckpointMetadata:
+    """The metadata of a checkpoint, with its parents."""
+    metadata: dict[str, Any] = json.loads(_content(row["body"])[2])
+    match metadata.get("parents"):
+        case True:
+            joined = row["parents"]
+            ids = [shown_id(joined[i : i + 16]) for i in range(0, len(joined), 16)]
+        case List() as ids:
+            pass
+        case _:
+            return cast(CheckpointMetadata, metadata)
+    return cast(CheckpointMetadata, metadata | {"parents": dict(zip(_above(row["checkpoint_ns"]), ids, strict=True))})
+
+
+def _since(id_: str, time: str) -> int | str:
+    """The time of a checkpoint as the microseconds since its id was made; as it is where it is written otherwise."""
+    try:
+        micros = (datetime.fromisoformat(time) - _made(id_)) // timedelta(microseconds=1)
+    except ValueError:
+        return time
+    return micros if _time(id_, micros) == time else time
+
+
+def _time(id_: str, since: int | str) -> str:
+    return since if isinstance(since, str) else (_made(id_) + timedelta(microseconds=since)).isoformat()
+
+
+def _made(id_: str) -> datetime:
+    """When an id of LangGraph's was made: it is a UUID of version 6. Raises `ValueError` for any other."""
+    number = stored_id(id_)
+    if not isinstance(number, bytes) or number[6] >> 4 != 6:
+        raise ValueError(id_)
+    ticks = int.from_bytes(number[:6]) << 12 | int.from_bytes(number[6:8]) & 0xFFF
+    return _START + timedelta(microseconds=ticks // 10)
 
 
 def _content(body: bytes) -> Any:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from langgraph.checkpoint.base import empty_checkpoint
@@ -21,7 +22,7 @@ from megagraph.errors import HomeError
 from megagraph.events import Event
 from megagraph.ledger import Ledger
 from megagraph.migrations import MIGRATIONS, migrate
-from megagraph.saver import Saver
+from megagraph.saver import Saver, first_body, write_bodies
 
 
 @pytest.fixture
@@ -141,6 +142,31 @@ def test_checkpoints_of_the_first_format_are_read_as_they_were_written(
     assert found.checkpoint == leaf
     assert found.metadata == {"step": 2, "parents": parents}
     assert found.pending_writes == [("task", INTERRUPT, "why?"), *(("task", *write) for write in writes)]
+
+
+def test_checkpoints_whose_ids_were_text_are_found_by_them(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as then:
+        then.setattr(migrations, "MIGRATIONS", MIGRATIONS[:8])
+        up(file)
+    serde, first, second = JsonPlusSerializer(), empty_checkpoint(), empty_checkpoint()
+    parents = {"": empty_checkpoint()["id"]}
+    task = str(UUID(int=7))
+    with closing(sqlite3.connect(file)) as old, old:
+        old.execute("INSERT INTO namespaces VALUES (1, 't', 'team:1')")
+        for checkpoint, parent in ((first, None), (second, first["id"])):
+            body = first_body("team:1", *serde.dumps_typed(checkpoint), {"parents": parents})
+            old.execute("INSERT INTO checkpoints VALUES (1, ?, ?, ?)", (checkpoint["id"], parent, body))
+        [(idx, body)] = write_bodies("", [(0, "step", *serde.dumps_typed(4))])
+        old.execute("INSERT INTO writes VALUES (1, ?, ?, ?, ?)", (second["id"], task, idx, body))
+    up(file)
+    database = Database(file)
+    config = {"configurable": {"thread_id": "t", "checkpoint_ns": "team:1", "checkpoint_id": second["id"]}}
+    found = Saver(database).get_tuple(config)
+    database.close()
+    assert found is not None and found.parent_config is not None
+    assert (found.checkpoint, found.metadata) == (second, {"parents": parents})
+    assert found.parent_config["configurable"]["checkpoint_id"] == first["id"]
+    assert found.pending_writes == [(task, "step", 4)]
 
 
 def test_events_of_an_older_file_are_kept(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

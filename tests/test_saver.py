@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from langgraph.checkpoint.conformance import checkpointer_test, validate
 
 from megagraph.errors import HomeError
 from megagraph.home import Home
+from megagraph.packing import unpack
 from megagraph.saver import Saver
 
 
@@ -46,6 +48,33 @@ def test_an_unknown_namespace_is_answered_without_a_query(tmp_path: Path, monkey
         home.close()
 
     asyncio.run(work())
+
+
+def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
+    home, inner = Home(tmp_path), "team:1|coder:2"
+    above = {"": empty_checkpoint()["id"], "team:1": empty_checkpoint()["id"]}
+    config = {"configurable": {"thread_id": "t", "checkpoint_ns": inner}}
+    usual, odd, whole = empty_checkpoint(), empty_checkpoint(), empty_checkpoint()
+    odd["ts"] = "yesterday"
+    whole["ts"] = datetime.now(UTC).replace(microsecond=0).isoformat()
+    elsewhere = dict.fromkeys(above, empty_checkpoint()["id"])
+    put = [(usual, above), (odd, elsewhere), (whole, {"other": "a"}), ({**usual, "id": "1"}, None)]
+
+    async def work() -> None:
+        await home.saver.know("t")
+        for checkpoint, parents in put:
+            metadata = {"step": 1} if parents is None else {"step": 1, "parents": parents}
+            there = await home.saver.aput(config, checkpoint, metadata, {})
+            found = await home.saver.aget_tuple(there)
+            assert found is not None
+            assert (found.checkpoint, found.metadata) == (checkpoint, metadata)
+
+    asyncio.run(work())
+    # Who hangs where the namespace does need not say so.
+    bodies = [unpack(row[0]) for row in home.database.read("SELECT body FROM checkpoints ORDER BY rowid")]
+    assert [above[""].encode() in body for body in bodies] == [False] * 4
+    assert [elsewhere[""].encode() in body for body in bodies] == [False, True, False, False]
+    home.close()
 
 
 def test_a_damaged_checkpoint_is_one_clear_line(tmp_path: Path) -> None:

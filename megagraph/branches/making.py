@@ -26,7 +26,7 @@ from megagraph.home import Home
 from megagraph.ledger import dump_answer
 from megagraph.migrations import migrate
 from megagraph.model_rules import ModelRules
-from megagraph.saver import Saver
+from megagraph.saver import Saver, stored_id
 from megagraph.team import agent_graph
 
 _BEFORE = {"think": "act", "act": "think", "wait": "think"}
@@ -123,7 +123,7 @@ def _edited_state(home: Home, plan: BranchPlan, branch: str) -> Iterator[Stateme
 
 
 def _stage(home: Home, staging: Database, plan: BranchPlan, move: Move, branch: str) -> Iterator[Statement]:
-    staging.write_sync(_named(branch, move.namespace))
+    staging.write_sync(_named(home.database, plan.run, branch, move.namespace))
     for table, less in (("checkpoints", "<="), ("writes", "<")):
         rows = _rows_of(home.database, table, plan.run, move, less)
         staging.write_sync(*(_insertion(table, branch, move.namespace, row) for row in rows))
@@ -213,13 +213,19 @@ def _rows_of(database: Database, table: str, thread: str, move: Move, where: str
     rows = database.read(
         f"SELECT t.* FROM {table} t JOIN namespaces n ON t.namespace = n.id"
         f" WHERE n.thread_id = ? AND n.checkpoint_ns = ? AND t.checkpoint_id {where} ?",
-        (thread, move.namespace, move.checkpoint),
+        (thread, move.namespace, stored_id(move.checkpoint)),
     )
     return [{name: value for name, value in dict(row).items() if name != "namespace"} for row in rows]
 
 
-def _named(thread: str, namespace: str) -> Statement:
-    return "INSERT OR IGNORE INTO namespaces (thread_id, checkpoint_ns) VALUES (?, ?)", (thread, namespace)
+def _named(database: Database, run: str, branch: str, namespace: str) -> Statement:
+    [(parents,)] = database.read(
+        "SELECT parents FROM namespaces WHERE thread_id = ? AND checkpoint_ns = ?", (run, namespace)
+    )
+    return (
+        "INSERT INTO namespaces (thread_id, checkpoint_ns, parents) VALUES (?, ?, ?)",
+        (branch, namespace, parents),
+    )
 
 
 def _insertion(table: str, thread: str, namespace: str, row: dict[str, Any]) -> Statement:

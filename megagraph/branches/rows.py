@@ -15,6 +15,7 @@ from megagraph.branches.plan import BranchPlan
 from megagraph.database import Database, Statement
 from megagraph.events import Event
 from megagraph.ledger import Ledger
+from megagraph.saver import stored_id
 
 _CHECKPOINT = "checkpoint_id, parent_id, body"
 _WRITE = "checkpoint_id, task_id, idx, body"
@@ -88,8 +89,9 @@ def _checkpoints(plan: BranchPlan, branch: str) -> Iterator[Statement]:
     whole = [name for name in moves.parents if name not in limits.until and name not in set(dropped)]
     partly = {name: last for name, last in limits.until.items() if name not in set(dropped)}
     yield (
-        "INSERT INTO namespaces (thread_id, checkpoint_ns) SELECT ?, value FROM json_each(?)",
-        (branch, json.dumps([*whole, *partly])),
+        "INSERT INTO namespaces (thread_id, checkpoint_ns, parents) SELECT ?, checkpoint_ns, parents FROM namespaces"
+        " WHERE thread_id = ? AND checkpoint_ns IN (SELECT value FROM json_each(?)) ORDER BY id",
+        (branch, plan.run, json.dumps([*whole, *partly])),
     )
     for table, columns in (("checkpoints", _CHECKPOINT), ("writes", _WRITE)):
         given = ", ".join(f"t.{column}" for column in columns.split(", "))
@@ -106,15 +108,15 @@ def _checkpoints(plan: BranchPlan, branch: str) -> Iterator[Statement]:
             less = "<" if table == "writes" and namespace in limits.leaves else "<="
             yield (
                 f"{copy} AND old.checkpoint_ns = ? AND t.checkpoint_id {less} ? ORDER BY t.rowid",
-                (branch, plan.run, namespace, last),
+                (branch, plan.run, namespace, stored_id(last)),
             )
     for namespace, checkpoint in moves.strays:
         for table in ("checkpoints", "writes"):
-            yield f"DELETE FROM {table} WHERE {_IN} AND checkpoint_id = ?", (branch, namespace, checkpoint)
+            yield f"DELETE FROM {table} WHERE {_IN} AND checkpoint_id = ?", (branch, namespace, stored_id(checkpoint))
     for namespace, checkpoint, task in limits.tasks:
         yield (
             f"DELETE FROM writes WHERE {_IN} AND checkpoint_id = ? AND task_id = ?",
-            (branch, namespace, checkpoint, task),
+            (branch, namespace, stored_id(checkpoint), stored_id(task)),
         )
     # Errors that LangGraph's own calls have left; those of an organisation are in its rows.
     yield (

@@ -115,7 +115,7 @@ def trim_run(home: Home, row: Mapping[str, Any], *, dry_run: bool = False) -> Go
             reader.execute(
                 f"SELECT coalesce(sum(length(body)), 0) FROM {table.name} WHERE namespace IN ({_BELOW})", (run,)
             ).fetchone()[0]
-            for table in thread_tables()[1:]
+            for table in thread_tables(reader)[1:]
         )
     gone = Gone(run, row["status"], row["goal"], size)
     if size and not dry_run:

@@ -341,8 +341,8 @@ def _copy(home: Path, staged: Path) -> None:
                 f' SELECT {columns} FROM incoming."{table.name}" ORDER BY {table.order}'
             )
         connection.execute(
-            "INSERT INTO main.namespaces (thread_id, checkpoint_ns)"
-            " SELECT thread_id, checkpoint_ns FROM incoming.namespaces ORDER BY id"
+            "INSERT INTO main.namespaces (thread_id, checkpoint_ns, parents)"
+            " SELECT thread_id, checkpoint_ns, parents FROM incoming.namespaces ORDER BY id"
         )
         for name, columns in (
             ("checkpoints", "checkpoint_id, parent_id, body"),

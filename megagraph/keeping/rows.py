@@ -46,17 +46,20 @@ def ledger_tables(connection: sqlite3.Connection) -> list[TableInfo]:
     return [TableInfo(name, _columns(connection, name), "run = ?", _order(connection, name)) for (name,) in names]
 
 
-def thread_tables() -> list[TableInfo]:
+def thread_tables(connection: sqlite3.Connection) -> list[TableInfo]:
+    rules = {"namespaces": "thread_id = ?", "checkpoints": _IN_THREAD, "writes": _IN_THREAD}
+    # All columns, the number of a namespace too: the others go by it.
     return [
-        TableInfo("namespaces", ("id", "thread_id", "checkpoint_ns"), "thread_id = ?"),
-        TableInfo("checkpoints", ("namespace", "checkpoint_id", "parent_id", "body"), _IN_THREAD),
-        TableInfo("writes", ("namespace", "checkpoint_id", "task_id", "idx", "body"), _IN_THREAD),
+        TableInfo(
+            name, tuple(row[0] for row in connection.execute("SELECT name FROM pragma_table_info(?)", (name,))), where
+        )
+        for name, where in rules.items()
     ]
 
 
 def tables(connection: sqlite3.Connection) -> list[TableInfo]:
     """All tables with rows of runs, those first that others go by."""
-    return [*ledger_tables(connection), *thread_tables()]
+    return [*ledger_tables(connection), *thread_tables(connection)]
 
 
 def bytes_of(connection: sqlite3.Connection, run: str, among: Iterable[TableInfo]) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, get_args
 
 import ormsgpack
@@ -71,11 +71,11 @@ def screen_run(database: Database, run: str) -> None:
     for verdict in json.loads(row["verdicts"] or "[]"):
         Verdict(**verdict)
     _screen_ledger(database, Ledger(database, run))
-    for table, shape in (("checkpoints", 3), ("writes", 2)):
+    for table, shapes in (("checkpoints", (3, 4)), ("writes", (2,))):
         for (body,) in database.read(
             f"SELECT body FROM {table} WHERE namespace IN (SELECT id FROM namespaces WHERE thread_id = ?)", (run,)
         ):
-            screen_body(body, shape)
+            screen_body(body, shapes)
 
 
 def _screen_ledger(database: Database, ledger: Ledger) -> None:
@@ -96,15 +96,17 @@ def _screen_ledger(database: Database, ledger: Ledger) -> None:
             raise ValueError("a tool call has no arguments")
 
 
-def screen_body(body: bytes, shape: int) -> None:
+def screen_body(body: bytes, shapes: Collection[int]) -> None:
     """Raise `ValueError` where a stored checkpoint, or what was written to one, may not be loaded."""
     content = ormsgpack.unpackb(unpack(body, MOST_BYTES))
-    if not isinstance(content, list | tuple) or len(content) != shape:
+    if not isinstance(content, list | tuple) or len(content) not in shapes:
         raise ValueError("a checkpoint is none")
-    if shape == 3:
-        type_, blob, described = content
+    if len(content) > 2:
+        type_, blob, described, *made = content
         if not isinstance(json.loads(described), dict):
             raise ValueError("a checkpoint is not described")
+        if not all(isinstance(time, int | str) for time in made):
+            raise ValueError("a checkpoint has no time")
         _screen_blob(type_, blob)
     else:
         for _, _, type_, blob in content[1]:
