@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.runnables import Runnable
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
@@ -25,6 +25,7 @@ from megagraph.gate import Left
 from megagraph.guards import TALK, Counts, Finding, Turn, last_calls, look
 from megagraph.human_tools import HUMAN_TOOLS
 from megagraph.ledger import CallRow, ToolRow
+from megagraph.messages import answer_in, heard_in, result_in
 from megagraph.organisation import Organisation
 from megagraph.program_tools import PROGRAM_TOOLS
 from megagraph.specs import AgentSpec, Letter, Report
@@ -61,9 +62,8 @@ async def think(state: AgentState, runtime: Runtime[Organisation]) -> Command[St
             return Command(goto="__end__")
         row = asked
     mailroom.read(spec.name, row.letters)
-    heard = [HumanMessage(text) for text in row.heard]
     update: dict[str, Any] = {
-        "messages": [*heard, *([row.answer] if says_something(row.answer) else [])],
+        "messages": [*heard_in(row), *([answer_in(row)] if says_something(row.answer) else [])],
         "seen": list(row.letters),
         "step": step,
         **({"guards": counts} if counts else {}),
@@ -189,10 +189,7 @@ async def act(state: AgentState, runtime: Runtime[Organisation]) -> Command[Step
     plan = [recruit for row in rows for recruit in row.effects.get("plan", [])]
     report = next((row.effects["report"] for row in rows if "report" in row.effects), None)
     update: dict[str, Any] = {
-        "messages": [
-            ToolMessage(row.result, tool_call_id=request.id, status="success" if row.ok else "error")
-            for request, row in zip(requests, rows, strict=True)
-        ],
+        "messages": [result_in(row, request.id) for request, row in zip(requests, rows, strict=True)],
         "version": org.version,
     }
     for key in ("versions", "todo"):

@@ -7,6 +7,7 @@ either both are there or neither.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -175,11 +176,14 @@ class Ledger:
 
     async def answered(self, agent: str, step: int) -> CallRow:
         """The journalled call of `agent` at `step`, which must be there."""
-        rows = await self.database.read_async(
+        return await asyncio.to_thread(self.call_at, agent, step)
+
+    def call_at(self, agent: str, step: int) -> CallRow:
+        """`answered`, for a thread. Raises `IndexError` where there is no such call."""
+        row = self.database.read(
             "SELECT heard, letters, answer FROM calls WHERE run = ? AND agent = ? AND step = ?",
             (self.run, agent, step),
-        )
-        row = rows[0]
+        )[0]
         return CallRow(
             agent,
             step,
@@ -235,6 +239,14 @@ class Ledger:
             )
             for row in rows
         }
+
+    def result(self, agent: str, step: int, index: int) -> ToolRow:
+        """A finished tool call. Raises `IndexError` where there is none. Blocks."""
+        row = self.database.read(
+            "SELECT tool, ok, result, effects FROM tool_calls WHERE run = ? AND agent = ? AND step = ? AND idx = ?",
+            (self.run, agent, step, index),
+        )[0]
+        return ToolRow(agent, step, index, row["tool"], bool(row["ok"]), row["result"], json.loads(row["effects"]))
 
     async def looks(self, agent: str) -> list[tuple[str, str, str]]:
         """(tool, path, version) of each file that `agent` has read and each program that it has run.

@@ -12,8 +12,9 @@ import json
 import re
 import sqlite3
 from builtins import list as List  # noqa: N812 - `list` is a method of the saver
-from collections.abc import AsyncIterator, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import groupby
 from typing import Any, NamedTuple, cast
 
@@ -36,6 +37,8 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from megagraph.database import Database, Statement
 from megagraph.errors import HomeError
+from megagraph.ledger import Ledger
+from megagraph.messages import named, recalled
 from megagraph.packing import Packed, unpack
 from megagraph.text import to_json
 
@@ -90,9 +93,11 @@ class WriteRow(NamedTuple):
 class Saver(BaseCheckpointSaver[int]):
     """A checkpoint saver, sync and async, over a database whose tables the migrations have made."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, ledger: Callable[[str], Ledger] | None = None) -> None:
+        """`ledger` gives the rows of a thread's run, where they are not in the same database under its id."""
         super().__init__(serde=JsonPlusSerializer())
         self._database = database
+        self._ledger = ledger or partial(Ledger, database)
         self._known: dict[str, dict[str, bytes | None]] = {}
         """For a thread, its namespaces, and where in the tree each one hangs."""
 
@@ -165,15 +170,15 @@ class Saver(BaseCheckpointSaver[int]):
         target = get_checkpoint_id(config)
         if target is None and (latest := self.get_tuple(config)):
             target = latest.config["configurable"]["checkpoint_id"]
-        last = stored_id(target)
+        last, thread = stored_id(target), _place(config)[0]
         for row in self._database.read(_ANCESTORS, (*_place(config), last)):
             if len(seeds) == len(found):
                 break
             if row["checkpoint_id"] == last:
                 continue
-            for channel, writes in self._writes_of(row, found.keys() - seeds.keys()).items():
+            for channel, writes in self._writes_of(thread, row, found.keys() - seeds.keys()).items():
                 found[channel].append(writes)
-            values = self._opened(row)["channel_values"]
+            values = self._opened(thread, row)["channel_values"]
             seeds |= {channel: values[channel] for channel in found if channel not in seeds and channel in values}
         history: dict[str, DeltaChannelHistory] = {}
         for channel, steps in found.items():
@@ -200,7 +205,7 @@ class Saver(BaseCheckpointSaver[int]):
         for namespace, checkpoint, task, body in rows:
             path, written = _content(body)
             for _, channel, type_, blob in written:
-                value = self.serde.loads_typed((type_, blob)) if channel in channels else None
+                value = self._value(thread, channel, type_, blob) if channel in channels else None
                 yield WriteRow(namespace, shown_id(checkpoint), shown_id(task), path, channel, value)
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
@@ -284,16 +289,17 @@ class Saver(BaseCheckpointSaver[int]):
     ) -> List[Statement]:
         place, id_ = _place(config), checkpoint["id"]
         parents = _joined(place[1], metadata.get("parents"))
-        named = self._named(place, parents)
+        naming = self._named(place, parents)
         about: dict[str, Any] = dict(get_checkpoint_metadata(config, metadata))
         if parents is not None and self._known.get(place[0], {}).get(place[1]) == parents:
             about["parents"] = True
         # Its id says nearly when it was made.
-        kept = {key: value for key, value in checkpoint.items() if key not in ("id", "ts")}
+        kept: dict[str, Any] = {key: value for key, value in checkpoint.items() if key not in ("id", "ts")}
+        kept["channel_values"] = {key: named(key, value) for key, value in checkpoint["channel_values"].items()}
         made = _since(id_, checkpoint["ts"])
         body = Packed(ormsgpack.packb((*self.serde.dumps_typed(kept), to_json(about), made)))
         parent = stored_id(config["configurable"].get("checkpoint_id"))
-        return [*named, (_CHECKPOINT, (stored_id(id_), parent, body, *place))]
+        return [*naming, (_CHECKPOINT, (stored_id(id_), parent, body, *place))]
 
     def _writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
@@ -302,7 +308,7 @@ class Saver(BaseCheckpointSaver[int]):
         special = all(channel in WRITES_IDX_MAP for channel, _ in writes)
         sql = f"INSERT OR {'REPLACE' if special else 'IGNORE'} {_WRITES}"
         rows = [
-            (WRITES_IDX_MAP.get(channel, idx), channel, *self.serde.dumps_typed(value))
+            (WRITES_IDX_MAP.get(channel, idx), channel, *self.serde.dumps_typed(named(channel, value)))
             for idx, (channel, value) in enumerate(writes)
         ]
         return [
@@ -310,9 +316,14 @@ class Saver(BaseCheckpointSaver[int]):
             *((sql, (*key, first, body, *place)) for first, body in write_bodies(task_path, rows)),
         ]
 
-    def _opened(self, row: sqlite3.Row) -> Checkpoint:
+    def _value(self, thread: str, channel: str, type_: str, blob: bytes) -> Any:
+        return recalled(channel, self.serde.loads_typed((type_, blob)), self._ledger(thread))
+
+    def _opened(self, thread: str, row: sqlite3.Row) -> Checkpoint:
         type_, blob, _, *made = _content(row["body"])
         checkpoint = self.serde.loads_typed((type_, blob))
+        for channel, value in checkpoint["channel_values"].items():
+            checkpoint["channel_values"][channel] = recalled(channel, value, self._ledger(thread))
         if made:
             checkpoint["id"] = shown_id(row["checkpoint_id"])
             checkpoint["ts"] = _time(checkpoint["id"], made[0])
@@ -322,13 +333,13 @@ class Saver(BaseCheckpointSaver[int]):
         place = row["thread_id"], row["checkpoint_ns"]
         return CheckpointTuple(
             _address(*place, shown_id(row["checkpoint_id"])),
-            self._opened(row),
+            self._opened(row["thread_id"], row),
             _metadata(row),
             _address(*place, shown_id(row["parent_id"])) if row["parent_id"] else None,
-            self._pending(row),
+            self._pending(row["thread_id"], row),
         )
 
-    def _pending(self, row: sqlite3.Row, channels: Iterable[str] | None = None) -> List[PendingWrite]:
+    def _pending(self, thread: str, row: sqlite3.Row, channels: Iterable[str] | None = None) -> List[PendingWrite]:
         """The writes to a checkpoint, or those to some channels, in the order in which LangGraph applies them."""
         found = []
         for task, body in self._database.read(
@@ -343,11 +354,11 @@ class Saver(BaseCheckpointSaver[int]):
                 if channels is None or channel in channels
             ]
         found.sort(key=lambda write: write[0])
-        return [(task, channel, self.serde.loads_typed((type_, blob))) for _, task, channel, type_, blob in found]
+        return [(task, channel, self._value(thread, channel, type_, blob)) for _, task, channel, type_, blob in found]
 
-    def _writes_of(self, row: sqlite3.Row, channels: Iterable[str]) -> dict[str, List[PendingWrite]]:
+    def _writes_of(self, thread: str, row: sqlite3.Row, channels: Iterable[str]) -> dict[str, List[PendingWrite]]:
         by_channel: dict[str, List[PendingWrite]] = {}
-        for write in self._pending(row, channels):
+        for write in self._pending(thread, row, channels):
             by_channel.setdefault(write[1], []).append(write)
         return by_channel
 

@@ -127,7 +127,7 @@ def _stage(home: Home, staging: Database, plan: BranchPlan, move: Move, branch: 
     for table, less in (("checkpoints", "<="), ("writes", "<")):
         rows = _rows_of(home.database, table, plan.run, move, less)
         staging.write_sync(*(_insertion(table, branch, move.namespace, row) for row in rows))
-    graph = agent_graph(checkpointer=Saver(staging))
+    graph = agent_graph(checkpointer=Saver(staging, lambda _: home.ledger(plan.run)))
     config: RunnableConfig = {"configurable": {"thread_id": branch, "checkpoint_ns": move.namespace}}
     state = graph.get_state(config).values
     update, statements = _changes(plan.edits, state, plan, move, branch)

@@ -1,0 +1,125 @@
+"""The messages of a conversation that are rows as well, and how checkpoints name them instead of repeating them.
+
+What an agent hears, what the model answers and what a tool returns is in the ledger before it is in the agent's
+state. So a checkpoint says only where: the conversation was half of what checkpoints took. A message that anybody
+else has made or changed is another object, and is kept whole.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+
+from megagraph.errors import HomeError
+from megagraph.ledger import CallRow, Ledger, ToolRow
+
+Kind: TypeAlias = Literal["@heard", "@answer", "@result"]
+M = TypeVar("M", bound=BaseMessage)
+
+_MARKS = [["@heard"], ["@answer"], ["@result"]]
+
+_TALKS = ("messages",)
+_WITH_TALKS = ("lead", "desk", "__start__")
+"""Channels with a conversation among other things."""
+
+
+class Place(NamedTuple):
+    """Where a message stands in the ledger."""
+
+    kind: Kind
+    agent: str
+    step: int
+    number: int = 0
+    call: str = ""
+    """For a result, the id of the call in the model's answer."""
+
+
+_PLACES: dict[int, tuple[weakref.ref[BaseMessage], Place]] = {}
+"""The messages that were made of rows, while they are in use."""
+
+
+def heard_in(row: CallRow) -> list[HumanMessage]:
+    """What an agent heard before an answer that is durable."""
+    return [_known(_heard(row, i), Place("@heard", row.agent, row.step, i)) for i in range(len(row.heard))]
+
+
+def answer_in(row: CallRow) -> AIMessage:
+    """An answer that is durable."""
+    return _known(_answer(row), Place("@answer", row.agent, row.step))
+
+
+def result_in(row: ToolRow, call: str) -> ToolMessage:
+    """What came of the call with this id, once it is durable."""
+    return _known(_result(row, call), Place("@result", row.agent, row.step, row.index, call))
+
+
+def named(channel: str, value: Any) -> Any:
+    """What is written to a channel, with the places of messages instead of these."""
+    return _each(channel, value, _place)
+
+
+def recalled(channel: str, value: Any, ledger: Ledger) -> Any:
+    """What was written to a channel, with the messages whose places are there. Blocks."""
+    calls: dict[tuple[str, int], CallRow] = {}
+
+    def message(item: Any) -> Any:
+        # Whatever else is in a conversation is a message already.
+        return _recall(Place(*item), ledger, calls) if isinstance(item, list) and item[:1] in _MARKS else item
+
+    return _each(channel, value, message)
+
+
+def _heard(row: CallRow, index: int) -> HumanMessage:
+    return HumanMessage(row.heard[index], id=f"{row.agent}/{row.step}/heard/{index}")
+
+
+def _answer(row: CallRow) -> AIMessage:
+    row.answer.id = row.answer.id or f"{row.agent}/{row.step}"
+    return row.answer
+
+
+def _result(row: ToolRow, call: str) -> ToolMessage:
+    return ToolMessage(
+        row.result,
+        id=f"{row.agent}/{row.step}/{row.index}",
+        tool_call_id=call,
+        status="success" if row.ok else "error",
+    )
+
+
+def _known(message: M, place: Place) -> M:
+    # What is read from a checkpoint is not noted: whoever reads it may change it in place.
+    key = id(message)
+    _PLACES[key] = weakref.ref(message, lambda _: _PLACES.pop(key, None)), place
+    return message
+
+
+def _place(message: Any) -> Any:
+    found = _PLACES.get(id(message))
+    return tuple(found[1]) if found is not None and found[0]() is message else message
+
+
+def _each(channel: str, value: Any, change: Callable[[Any], Any]) -> Any:
+    if channel in _TALKS and isinstance(value, list):
+        return [change(item) for item in value]
+    if channel in _WITH_TALKS and isinstance(value, dict):
+        return {key: _each(key, item, change) for key, item in value.items()}
+    return value
+
+
+def _recall(place: Place, ledger: Ledger, calls: dict[tuple[str, int], CallRow]) -> BaseMessage:
+    key = place.agent, place.step
+    try:
+        if place.kind == "@result":
+            return _result(ledger.result(*key, place.number), place.call)
+        if key not in calls:
+            calls[key] = ledger.call_at(*key)
+        return _heard(calls[key], place.number) if place.kind == "@heard" else _answer(calls[key])
+    except (LookupError, ValueError) as error:
+        raise HomeError(
+            f"a checkpoint names what {place.agent} heard or did at step {place.step}, which is not there.",
+            "Restore the home from a copy.",
+        ) from error
