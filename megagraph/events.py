@@ -5,6 +5,7 @@ Every kind but `token` is kept as a row; `megagraph/stream.py` is how they are f
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NotRequired, TypedDict, get_args
@@ -47,8 +48,19 @@ EventKind = Literal[
 KINDS: frozenset[EventKind] = frozenset(get_args(EventKind))
 """All of them. Following with `kinds=KINDS` asks for the tokens too."""
 
+TOLD, TOLD_OF_LETTERS = 200, 500
+"""Characters of a tool's argument or result, and of a letter, that those who watch are told."""
+
 TOKENS: frozenset[EventKind] = frozenset({"token"})
 """The kinds that are made for those who ask for them, and not kept."""
+
+
+def shortened(value: Any) -> Any:
+    """An argument of a tool as those who watch are told it."""
+    if isinstance(value, bool | int | float | None):
+        return value
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text[:TOLD]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +18,29 @@ from typing import Any, Literal
 from langchain_core.messages import AIMessage
 
 from megagraph.database import Database, Statement
-from megagraph.events import Event, EventKind
+from megagraph.events import TOLD, TOLD_OF_LETTERS, Event, EventKind, shortened
 from megagraph.limits import Use
 from megagraph.specs import AgentSpec, Evidence, Letter, LetterKind, Report
 from megagraph.text import to_json
 
 QuestionKind = Literal["question", "approval"]
 """`approval`: what is answered by yes or no before something is done."""
+
+
+_IN_ROWS: Mapping[EventKind, str] = {"letter": "text", "tool_started": "args", "tool": "result"}
+"""What is not kept with an event, since another row has it."""
+
+_EVENTS = f"""
+SELECT e.seq, e.time, e.kind, e.agent, e.data, substr(l.text, 1, {TOLD_OF_LETTERS}) AS text,
+    CASE e.kind WHEN 'tool' THEN substr(t.result, 1, {TOLD}) END AS result,
+    CASE e.kind WHEN 'tool_started' THEN t.args END AS args, c.answer
+FROM events e
+LEFT JOIN letters l ON e.kind = 'letter' AND l.run = e.run AND l.id = json_extract(e.data, '$.letter')
+LEFT JOIN tool_calls t ON e.kind IN ('tool', 'tool_started') AND t.run = e.run AND t.agent = e.agent
+    AND t.step = json_extract(e.data, '$.step') AND t.idx = json_extract(e.data, '$.index')
+LEFT JOIN calls c ON e.kind = 'tool_started' AND t.run IS NULL AND c.run = e.run AND c.agent = e.agent
+    AND c.step = json_extract(e.data, '$.step')
+"""
 
 
 @dataclass(frozen=True)
@@ -444,7 +461,10 @@ class Ledger:
 
     def event(self, event: Event) -> Statement:
         """The row of an event; one without a number gets the next one when it is written."""
-        row = (event.time, event.kind, event.agent, to_json(event.data).decode())
+        data = event.data
+        if (elsewhere := _IN_ROWS.get(event.kind)) is not None:
+            data = {key: value for key, value in data.items() if key != elsewhere}
+        row = (event.time, event.kind, event.agent, to_json(data).decode())
         if not event.seq:
             return (
                 "INSERT INTO events (run, seq, time, kind, agent, data) SELECT ?,"
@@ -469,15 +489,37 @@ class Ledger:
         last: int | None = None,
     ) -> list[Event]:
         """The events after number `after` up to number `last`, of one agent or all, of some kinds or all."""
-        where, params = "run = ? AND seq > ?", [self.run, after]
+        where, params = "e.run = ? AND e.seq > ?", [self.run, after]
         if last is not None:
-            where, params = f"{where} AND seq <= ?", [*params, last]
+            where, params = f"{where} AND e.seq <= ?", [*params, last]
         if agent is not None:
-            where, params = f"{where} AND agent = ?", [*params, agent]
+            where, params = f"{where} AND e.agent = ?", [*params, agent]
         if kinds is not None:
-            where, params = f"{where} AND kind IN ({', '.join('?' * len(kinds))})", [*params, *kinds]
-        rows = self.database.read(f"SELECT seq, time, kind, agent, data FROM events WHERE {where} ORDER BY seq", params)
-        return [Event(row["seq"], row["time"], row["kind"], row["agent"], json.loads(row["data"])) for row in rows]
+            where, params = f"{where} AND e.kind IN ({', '.join('?' * len(kinds))})", [*params, *kinds]
+        rows = self.database.read(f"{_EVENTS} WHERE {where} ORDER BY e.seq", params)
+        return [Event(row["seq"], row["time"], row["kind"], row["agent"], _data(row)) for row in rows]
+
+
+def _data(row: sqlite3.Row) -> dict[str, Any]:
+    """What an event says, with what other rows have of it. Those of older homes say all of it themselves."""
+    data: dict[str, Any] = json.loads(row["data"])
+    match row["kind"]:
+        case "letter":
+            data.setdefault("text", row["text"] or "")
+        case "tool":
+            data.setdefault("result", row["result"] or "")
+        case "tool_started" if "args" not in data:
+            data["args"] = {key: shortened(value) for key, value in _args(row, data["index"]).items()}
+    return data
+
+
+def _args(row: sqlite3.Row, index: int) -> Mapping[str, Any]:
+    """The arguments of a tool call: from its own row, or from the model's answer while it has none."""
+    if row["args"] is not None:
+        args: Mapping[str, Any] = json.loads(row["args"])
+        return args
+    calls = json.loads(row["answer"])["tool_calls"] if row["answer"] else []
+    return calls[index]["args"] if index < len(calls) else {}
 
 
 def dump_answer(message: AIMessage) -> dict[str, Any]:

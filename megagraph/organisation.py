@@ -22,7 +22,7 @@ from langgraph.runtime import RunControl
 
 from megagraph.approvals import EVERYONE, Approve
 from megagraph.errors import ToolError
-from megagraph.events import Event, EventKind, Found
+from megagraph.events import TOLD_OF_LETTERS, Event, EventKind, Found
 from megagraph.files.workspace import Workspace
 from megagraph.files.writer import Writer
 from megagraph.guards import Guards
@@ -339,7 +339,7 @@ class Organisation:
     def deliver(self, letters: Iterable[Letter]) -> None:
         """Deliver letters whose rows are durable."""
         for x in letters:
-            self.emit("letter", x.sender, to=x.to, letter=x.id, about=x.kind, text=x.text[:500])
+            self.emit("letter", x.sender, to=x.to, letter=x.id, about=x.kind, text=x.text[:TOLD_OF_LETTERS])
             self.mailroom.deliver(x)
 
     def tell(self, id_: str, to: str, text: str) -> None:

@@ -7,7 +7,6 @@ belong to it. The rows and the call's own row are committed together, before the
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from megagraph.approvals import Matter
 from megagraph.database import Statement
 from megagraph.errors import SandboxUnavailable, ToolError, UsageError
+from megagraph.events import TOLD, shortened
 from megagraph.ledger import ToolRow
 from megagraph.organisation import Organisation
 from megagraph.outside_tools import OutsideTool, arguments_of, plain
@@ -27,9 +27,6 @@ from megagraph.questions import approve
 from megagraph.specs import AgentSpec
 from megagraph.tracing import tool_span
 from megagraph.turns import Done, Request, contradiction, groups
-
-_TOLD = 200
-"""Characters of an argument or a result that those who watch are told."""
 
 
 class Args(BaseModel):
@@ -167,7 +164,7 @@ class Toolbox:
         org, name = caller.org, caller.spec.name
         started, clock = time.time(), time.monotonic()
         call = {"tool": request.tool, "step": caller.step, "index": request.index}
-        org.emit("tool_started", name, **call, args={key: _shortened(value) for key, value in request.args.items()})
+        org.emit("tool_started", name, **call, args={key: shortened(value) for key, value in request.args.items()})
         result = await (self._traced if org.traced else self._result)(caller, request, ready)
         row = ToolRow(name, caller.step, request.index, request.tool, result.ok, result.text, result.effects)
         seconds = time.monotonic() - clock
@@ -175,7 +172,7 @@ class Toolbox:
         await org.ledger.database.write(*result.statements, statement)
         if result.after is not None:
             result.after()
-        org.emit("tool", name, **call, ok=result.ok, seconds=round(seconds, 3), result=result.text[:_TOLD])
+        org.emit("tool", name, **call, ok=result.ok, seconds=round(seconds, 3), result=result.text[:TOLD])
         return row
 
     async def _traced(self, caller: Caller, request: Request, ready: _Ready | Result) -> Result:
@@ -270,14 +267,6 @@ async def _done(row: ToolRow) -> ToolRow:
 def _refusal(caller: Caller, request: Request, why: str) -> Result:
     caller.org.emit("bad_answer", caller.spec.name, step=caller.step, tool=request.tool, why=why[:300])
     return Result(f"Error: {why}", ok=False, effects={"unfit": True})
-
-
-def _shortened(value: Any) -> Any:
-    """A value as those who watch are told it."""
-    if isinstance(value, bool | int | float | None):
-        return value
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return text[:_TOLD]
 
 
 def _apply(caller: Caller, effects: Mapping[str, Any]) -> None:

@@ -218,3 +218,24 @@ def test_who_watches_makes_no_call_fail(tmp_path: Path, monkeypatch: pytest.Monk
         live, result = asyncio.run(work(server.url))
         assert result.passed
         assert spoken(live) == {}
+
+
+def test_what_other_rows_have_is_not_kept_again_and_told_all_the_same(tmp_path: Path) -> None:
+    async def work() -> None:
+        def boss(brief: Brief) -> Play:
+            yield write_file("a.md", "x" * 300)
+            yield finish("done", ["a.md"])
+
+        async with MegaGraph(RehearsalModel(script=Script({"boss": boss})), home=tmp_path) as mega:
+            run = await mega.start("Write.")
+            await run.result()
+            database, told = mega.home.database, run.events(kinds=("tool_started", "tool"))
+            assert told[0].data["args"] == {"path": "a.md", "content": "x" * 200}
+            assert told[1].data["result"]
+            for (data,) in database.read("SELECT data FROM events WHERE kind IN ('tool_started', 'tool')"):
+                assert not json.loads(data).keys() & {"args", "result"}
+            # A tool that is still at work, or was when its process was killed, has no row of its own.
+            await database.write(("DELETE FROM tool_calls", ()))
+            assert run.events(kinds=("tool_started",)) == [event for event in told if event.kind == "tool_started"]
+
+    asyncio.run(work())

@@ -173,11 +173,12 @@ def test_events_of_an_older_file_are_kept(file: Path, monkeypatch: pytest.Monkey
     with monkeypatch.context() as then:
         then.setattr(migrations, "MIGRATIONS", MIGRATIONS[:8])
         up(file)
-    rows = [("r", 2, 1.5, "closed", "a", "{}"), ("r", 1, 0.5, "thinking", "a", '{"step":1}')]
+    said = {"to": "b", "letter": "a/1/0/0", "about": "message", "text": "Hello."}
+    rows = [("r", 2, 1.5, "letter", "a", json.dumps(said)), ("r", 1, 0.5, "thinking", "a", '{"step":1}')]
     with closing(sqlite3.connect(file)) as old, old:
         old.executemany("INSERT INTO events (run, seq, time, kind, agent, data) VALUES (?, ?, ?, ?, ?, ?)", rows)
     up(file)
     database = Database(file)
     found = Ledger(database, "r").events()
     database.close()
-    assert found == [Event(1, 0.5, "thinking", "a", {"step": 1}), Event(2, 1.5, "closed", "a", {})]
+    assert found == [Event(1, 0.5, "thinking", "a", {"step": 1}), Event(2, 1.5, "letter", "a", said)]
