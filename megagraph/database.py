@@ -25,6 +25,8 @@ Statement: TypeAlias = tuple[str, Sequence[Any]]
 
 _BATCH = 1024
 _BUSY_SECONDS = 30.0
+_PAGE = 8192
+"""Bytes of a page of a new file. Calls and tool calls take two thousand bytes, of which few fit on smaller pages."""
 
 
 class _Job:
@@ -213,6 +215,7 @@ def connect(path: Path) -> sqlite3.Connection:
     try:
         connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         connection.row_factory = sqlite3.Row
+        connection.execute(f"PRAGMA page_size={_PAGE}")
         _use_log(connection)
         connection.execute("PRAGMA synchronous=NORMAL")
     except sqlite3.DatabaseError as error:
