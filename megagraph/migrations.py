@@ -312,6 +312,11 @@ def _short_ids(db: Tables) -> None:
         db.conn.execute(f"DROP TABLE old_{table}")
 
 
+def _no_index_of_recipients(db: Tables) -> None:
+    """Nothing asks for the letters to one agent: the mailroom has them."""
+    db.conn.execute("DROP INDEX IF EXISTS idx_letters_run_recipient")
+
+
 MIGRATIONS: tuple[Callable[[Tables], None], ...] = (
     _checkpoints,
     _ledger,
@@ -323,6 +328,7 @@ MIGRATIONS: tuple[Callable[[Tables], None], ...] = (
     _rest,
     _events_by_number,
     _short_ids,
+    _no_index_of_recipients,
 )
 
 
