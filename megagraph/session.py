@@ -98,10 +98,14 @@ class Session:
         before = row["seconds"] or 0.0
         used = sum((await asyncio.to_thread(self._ledger.used_by)).values(), start=NOTHING)
         meter = Meter(self.limits, used=used, seconds=before, pool=self.pool)
-        prices = await asyncio.to_thread(prices_of, self.choice, self.prices)
         schemas = TOOLBOX.schemas(self.prompts.tools)
         meter.overhead = tokens_of(schemas)
-        sandbox, why_not = await asyncio.to_thread(_sandbox, self.unsafe_programs)
+        # The sandbox is tried with a program that runs elsewhere, and meanwhile libraries are imported here.
+        (sandbox, why_not), prices, _ = await asyncio.gather(
+            asyncio.to_thread(_sandbox, self.unsafe_programs),
+            asyncio.to_thread(prices_of, self.choice, self.prices),
+            asyncio.to_thread(_warm, self.choice),
+        )
         try:
             if not self.workers:
                 await self.home.saver.know(self.run)
@@ -313,6 +317,13 @@ def _sandbox(unsafe: bool) -> tuple[Sandbox | None, str]:
         return choose_sandbox(unsafe=unsafe), ""
     except SandboxUnavailable as error:
         return None, str(error)
+
+
+def _warm(choice: ModelChoice) -> None:
+    """Import what the model is made of, which takes a tenth of a second and more, before a call waits for it."""
+    # If it cannot be made, the boss's first call says so.
+    with contextlib.suppress(Exception):
+        choice.make()
 
 
 def prices_of(choice: ModelChoice, prices: Prices) -> dict[str, Price | None]:
