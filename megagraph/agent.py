@@ -29,7 +29,7 @@ from megagraph.messages import answer_in, heard_in, result_in
 from megagraph.organisation import Organisation
 from megagraph.program_tools import PROGRAM_TOOLS
 from megagraph.specs import AgentSpec, Letter, Report
-from megagraph.state import AgentState, Step, after_report, merge
+from megagraph.state import AgentState, Step, after_report, merge, sits_at
 from megagraph.team_tools import TEAM_TOOLS
 from megagraph.tools import Caller, Toolbox
 
@@ -204,9 +204,29 @@ async def act(state: AgentState, runtime: Runtime[Organisation]) -> Command[Step
     if state.get("bad"):
         update["bad"] = 0
     if plan:
-        work_on = any(row.effects.get("work_on") for row in rows)
-        return Command(update={**update, "plan": plan, "wave": caller.wave + 1, "work_on": work_on}, goto="team")
+        update["work_on"] = any(row.effects.get("work_on") for row in rows)
+        return _open_team(org, state, update, plan)
     return Command(update=update, goto="think")
+
+
+def _open_team(
+    org: Organisation, state: AgentState, update: dict[str, Any], plan: Sequence[dict[str, Any]]
+) -> Command[Step]:
+    """Go on to the team that was planned, away from every desk at which nobody is left.
+
+    The teams of a lead are inside one another as far as they overlap, and no further: else every generation of a
+    long run would lie one deeper than the one before.
+    """
+    lead, wave, desks = state["spec"]["name"], state.get("wave", 0), sits_at(state)
+    kept = list(desks)
+    while kept and org.mailroom.over(lead, kept[-1]):
+        kept.pop()
+    if len(kept) != wave:
+        plan = [{**recruit, "inside": len(kept)} for recruit in plan]
+        org.ledger.database.post(*(org.ledger.inside(recruit["name"], len(kept)) for recruit in plan))
+    up = len(desks) - len(kept)
+    update |= {"plan": plan, "wave": wave + 1, "desks": [*kept, wave], "up": up}
+    return Command(update=update, goto="__end__" if up else "team")
 
 
 @guarded
@@ -243,7 +263,7 @@ def build_agent(team: Runnable[Any, Any]) -> StateGraph[AgentState, Organisation
     graph.add_node("team", team)
     graph.add_node("wait", wait, destinations=("think", END))
     graph.add_conditional_edges(START, _enter, ["think", "wait"])
-    graph.add_conditional_edges("team", _leave_team, ["wait", END])
+    graph.add_conditional_edges("team", _leave_team, ["team", "wait", END])
     return graph
 
 
@@ -259,6 +279,9 @@ async def _enter(state: AgentState) -> Literal["think", "wait"]:
 
 
 async def _leave_team(state: AgentState) -> Step:
+    if state.get("plan"):
+        # The lead has left the desk of the last team for the next one, and perhaps this loop's desk as well.
+        return "__end__" if state["seat"] == "desk" and state.get("up") else "team"
     return after_report(state["seat"])
 
 

@@ -105,6 +105,13 @@ class Ledger:
             (to_json(report.dump()).decode(), time.time(), self.run, name),
         )
 
+    def inside(self, name: str, teams: int) -> Statement:
+        """Note how many teams of its lead an agent's own is inside of."""
+        return (
+            "UPDATE agents SET spec = json_set(spec, '$.inside', ?) WHERE run = ? AND name = ?",
+            (teams, self.run, name),
+        )
+
     def revised(self, name: str, old: Report, new: Report) -> Statement:
         """Put another judgement on an agent's report in the place of the old one, if that is still its last report."""
         sql, values = self.reported(name, new)

@@ -10,7 +10,7 @@ An agent that has nothing to do awaits a future here. It is woken by what it wai
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -102,6 +102,8 @@ class Mailroom:
         self._on_change = on_change or (lambda agent, state, why: None)
         self._parked = False
         self._ever_asked = False
+        self._leaving: set[str] = set()
+        """Those whose work was ended in the middle of it, until their loops have come to their ends."""
         self.gather_seconds = GATHER_SECONDS
 
     # --- filling -----------------------------------------------------------------------------------------
@@ -330,6 +332,8 @@ class Mailroom:
         place = self.places[name]
         if place.closed:
             return []
+        if place.state == "working" and not place.resting:
+            self._leaving.add(name)
         place.state = "closed"
         self._resolve(place, "close")
         names = [name]
@@ -342,6 +346,17 @@ class Mailroom:
     def close_team(self, lead: str) -> list[str]:
         """End every member of `lead`'s team; the names that were open until now."""
         return [name for member in self.open_members(lead) for name in self.close(member)]
+
+    def left(self, name: str) -> None:
+        """Note that the loops of `name` and of everybody below it have come to their ends."""
+        self._leaving = {other for other in self._leaving if name not in self._above(other)}
+
+    def over(self, lead: str, wave: int) -> bool:
+        """Whether nobody of one of `lead`'s teams is open, or still in the middle of what it was dismissed from."""
+        members = {name for name in self.places[lead].members if self.places[name].spec.wave == wave}
+        if any(not self.places[name].closed for name in members):
+            return False
+        return not any(members.intersection(self._above(name)) for name in self._leaving)
 
     def park(self) -> None:
         """Let every waiting agent go, so that the graph can stop. Nothing is lost: it waits again on resume."""
@@ -378,6 +393,12 @@ class Mailroom:
         if place.awaits.get(letter.sender) in (sender.seen if read_by_sender is None else read_by_sender):
             del place.awaits[letter.sender]
         return True
+
+    def _above(self, name: str) -> Iterator[str]:
+        """The agent, its lead, and so on up to the boss."""
+        while name:
+            yield name
+            name = self.places[name].spec.lead
 
     def _at_work(self, lead: str) -> bool:
         """Whether any member of `lead` may report without further mail."""

@@ -46,7 +46,9 @@ class AgentSpec:
     depth: int = 0
     """0 for the boss, 1 for its recruits, and so on."""
     wave: int = 0
-    """How many teams its lead had opened before the one this agent is in, one inside the other."""
+    """How many teams its lead had opened before the one this agent is in."""
+    inside: int | None = None
+    """How many of those teams its own is inside of, where it is not all of them."""
     part: dict[str, float] = field(default_factory=dict)
     """What it and everybody below it may use of the run's limits, where that is bounded."""
     checks: tuple[dict[str, Any], ...] = ()

@@ -43,7 +43,11 @@ class AgentState(TypedDict, total=False):
     step: int
     """Model calls so far."""
     wave: int
-    """Teams opened so far, one inside the other."""
+    """Teams opened so far."""
+    desks: list[int]
+    """The waves of the teams at whose desks it sits, one inside the other, once the next one is opened."""
+    up: int
+    """How many of its desks it leaves before it opens the team that is planned."""
     work_on: bool
     """Whether it has work of its own to do at the desk before the first letter comes."""
     told: bool
@@ -61,3 +65,11 @@ class AgentState(TypedDict, total=False):
 def after_report(seat: Seat) -> Literal["wait", "__end__"]:
     """A member that has reported can be woken for rework; at a desk or at the top, the report is the end."""
     return "wait" if seat == "member" else "__end__"
+
+
+def sits_at(state: AgentState) -> list[int]:
+    """The waves of the teams at whose desks the agent sits, the outermost first."""
+    if state["seat"] != "desk":
+        return []
+    # In runs of before, each team was inside the one before it.
+    return state.get("desks", list(range(state.get("wave", 0))))

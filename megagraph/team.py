@@ -45,7 +45,20 @@ _PLACE = (
     "__pregel_resume_map",
     "__pregel_durability",
 )
-_CARRIED = ("spec", "messages", "seen", "versions", "todo", "step", "wave", "told", "work_on", "version", "guards")
+_CARRIED = (
+    "spec",
+    "messages",
+    "seen",
+    "versions",
+    "todo",
+    "step",
+    "wave",
+    "desks",
+    "told",
+    "work_on",
+    "version",
+    "guards",
+)
 """What a lead takes along from its own loop to the desk of its team."""
 _GROWING = ("messages", "seen")
 
@@ -279,23 +292,25 @@ def agent_graph(grown: Grown | None = None, checkpointer: BaseCheckpointSaver[An
 
 def grown_tree(specs: Sequence[AgentSpec], root: str) -> Grown | None:
     """What has grown below `root`, from the specs of all agents."""
-    waves: dict[tuple[str, int], list[AgentSpec]] = {}
+    teams: dict[str, dict[int, list[AgentSpec]]] = {}
     for spec in specs:
         if spec.lead:
-            waves.setdefault((spec.lead, spec.wave), []).append(spec)
+            inside = spec.wave if spec.inside is None else spec.inside
+            teams.setdefault(spec.lead, {}).setdefault(inside, []).append(spec)
 
-    def below(name: str, wave: int) -> Grown | None:
-        members = waves.get((name, wave))
-        if not members:
-            return None
-        names = {m.name for m in members}
-        return Grown(
-            members={m.name: below(m.name, 0) for m in members},
-            depends_on={m.name: [d for d in m.depends_on if d in names] for m in members},
-            desk=below(name, wave + 1),
-        )
+    def below(name: str) -> Grown | None:
+        grown = None
+        # From the innermost desk outwards. Teams that came one after the other are drawn as one.
+        for _, members in sorted(teams.get(name, {}).items(), reverse=True):
+            names = {m.name for m in members}
+            grown = Grown(
+                members={m.name: below(m.name) for m in members},
+                depends_on={m.name: [d for d in m.depends_on if d in names] for m in members},
+                desk=grown,
+            )
+        return grown
 
-    return below(root, 0)
+    return below(root)
 
 
 class Seat(Runnable[Any, dict[str, Any]]):
@@ -319,12 +334,17 @@ class Seat(Runnable[Any, dict[str, Any]]):
             await org.crew.work(spec["name"], state, place_of(config or {}))
         else:
             await self.agent.ainvoke(state, config)
+        if org is not None:
+            org.mailroom.left(spec["name"])
         return {}
 
     async def _lead(self, lead: dict[str, Any], config: RunnableConfig | None) -> dict[str, Any]:
         out = await self.agent.ainvoke({**lead, "seat": "desk", "plan": [], "report": None}, config)
         changed = {key: out[key] for key in (*_CARRIED, "report") if key in out and out[key] != lead.get(key)}
         changed.pop("spec", None)
+        if out.get("plan"):
+            # It leaves this desk to open its next team.
+            changed |= {"plan": out["plan"], "up": out["up"] - 1}
         return {"desk": changed | {key: out[key][len(lead.get(key, [])) :] for key in _GROWING}}
 
 

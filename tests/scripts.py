@@ -275,3 +275,65 @@ def checked_script() -> Script:
 def contents(heard: Heard) -> str:
     """What a file that was just read has in it."""
     return heard.results[0].partition(":\n")[2].rstrip("\n") + "\n"
+
+
+def generations_script(generations: int, *, overlap: int = 0) -> Script:
+    """A boss whose teams come one after the other; every third is led by one that works so itself.
+
+    Those who are done are dismissed before the next are recruited, or in the same turn. With `overlap`, one of each
+    generation of that number stays for the next one.
+    """
+
+    def hire(name: str, role: str) -> dict[str, object]:
+        return {"name": name, "role": role, "instructions": f"be {name}", "deliverables": [f"{name}.txt"]}
+
+    def generation(number: int) -> list[dict[str, object]]:
+        if number % 3 == 2:
+            return [hire(f"lead{number}", "lead"), hire(f"a{number}", "worker")]
+        return [hire(f"a{number}", "worker"), {**hire(f"b{number}", "worker"), "depends_on": [f"a{number}"]}]
+
+    def boss(brief: Brief) -> Play:
+        told = ""
+        gone: list[str] = []
+        staying: list[str] = []
+        for number in range(generations):
+            team = generation(number)
+            calls = [recruit(*team)]
+            if number and number % 2:
+                calls.insert(0, call("dismiss", agents=gone))
+            elif number:
+                yield call("dismiss", agents=gone)
+            here = [name for name in staying if name not in gone]
+            heard = yield calls
+            names = [str(member["name"]) for member in team]
+            reports = yield from wait_for(heard, names)
+            told += "".join(f"{name}: {reports[name].splitlines()[0]}\n" for name in sorted(names))
+            staying = names[-1:] if overlap and number % overlap == 0 else []
+            gone = [name for name in (*here, *names) if name not in staying]
+        yield write_file("main.txt", told)
+        yield finish("all generations are done", ["main.txt"])
+
+    def lead(brief: Brief) -> Play:
+        number = brief.name.removeprefix("lead")
+        told = ""
+        for part in "xyz":
+            name = f"{part}{number}"
+            heard = yield recruit(hire(name, "worker"))
+            heard = yield from sent_back(heard, name)
+            told += f"{name}\n"
+            yield call("dismiss", agents=[name])
+        yield write_file(f"{brief.name}.txt", told)
+        yield finish(f"{brief.name} is done", [f"{brief.name}.txt"])
+
+    def sent_back(heard: Heard, name: str) -> Play:
+        """Wait for a report, send its author back, and wait for the next one."""
+        yield from wait_for(heard, [name])
+        heard = yield talk(name, f"again for {name}")
+        yield from wait_for(heard, [name])
+        return heard
+
+    def member(brief: Brief) -> Play:
+        return worker(f"{brief.name}.txt", f"by {brief.name}\n")(brief)
+
+    leads = {f"lead{number}": lead for number in range(2, generations, 3)}
+    return Script({"boss": boss, **leads}, default=member)

@@ -11,6 +11,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from megagraph import MegaGraph, ReviewCheck, Run
 from megagraph.branches.history import Step
 from megagraph.rehearsal import RehearsalModel, Script, read_brief
-from tests.scripts import checked_script, deep_script, letters_script
+from tests.scripts import checked_script, deep_script, generations_script, letters_script
 
 SAMPLE = int(os.environ.get("MEGAGRAPH_BRANCH_POINTS", "4"))
 """Branch points of each organisation; 0 for all there are."""
@@ -29,6 +30,8 @@ SCRIPTS: dict[str, Callable[[], Script]] = {
     "deep": deep_script,
     "letters": letters_script,
     "checked": checked_script,
+    "generations": partial(generations_script, 4),
+    "overlapping": partial(generations_script, 4, overlap=2),
 }
 CHECKS = {"checked": [ReviewCheck(review="The engine runs.", files=("engine.py",))]}
 
