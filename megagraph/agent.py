@@ -18,7 +18,7 @@ from langgraph.types import Command
 from megagraph.acceptance import examine, inputs_stand
 from megagraph.answers import declined
 from megagraph.asking import ask_model, reserve
-from megagraph.conversation import heard_before, no_answer, note, requests_of, says_something
+from megagraph.conversation import heard_before, no_answer, note, requests_of, said_so_far, says_something
 from megagraph.failures import after_bad, both, failure_at, guarded, hand_in, stay_failed, stop_branch, warn
 from megagraph.file_tools import FILE_TOOLS
 from megagraph.gate import Left
@@ -83,17 +83,15 @@ async def _look(
     org: Organisation, spec: AgentSpec, state: AgentState, letters: Sequence[Letter]
 ) -> tuple[Counts, list[Finding]]:
     """What the guards count of the agent's last turn, and what they find."""
-    places = org.mailroom.places
-    members = [places[name] for name in places[spec.name].members]
-    accepted = {m.spec.name for m in members if m.report is not None and m.report.accepted}
     open_ = org.mailroom.open_members(spec.name)
+    reports = [org.mailroom.places[name].report for name in open_]
     turn = Turn(
-        calls=last_calls(state.get("messages", [])),
+        calls=last_calls(said_so_far(org, state)),
         letters=letters,
         todo=state.get("todo", {}),
         members=open_,
-        unaccepted=len(set(open_) - accepted),
-        accepted=len(accepted),
+        unaccepted=sum(report is None or not report.accepted for report in reports),
+        accepted=org.mailroom.accepted_of(spec.name),
     )
 
     async def worked(agent: str, first: int, last: int) -> bool:
@@ -115,7 +113,7 @@ async def _ask(
     heard = [*heard_before(org, spec, state, letters), *notes]
     messages = [
         SystemMessage(org.prompts.system(spec)),
-        *state.get("messages", []),
+        *said_so_far(org, state),
         *(HumanMessage(text) for text in heard),
     ]
     tools = org.outside.tokens(org.outside_of(spec.name))
@@ -249,7 +247,7 @@ async def wait(state: AgentState, runtime: Runtime[Organisation]) -> Command[Ste
 
 async def _end_at_a_stand(org: Organisation, spec: AgentSpec, state: AgentState) -> Command[Step]:
     """The team was ended because nobody in it, its lead included, moved any more."""
-    text = next((m.text for m in reversed(state.get("messages", [])) if isinstance(m, AIMessage)), "")
+    text = next((m.text for m in reversed(said_so_far(org, state)) if isinstance(m, AIMessage)), "")
     report = Report(text or "(nothing)", missing=("the team came to a stand before its lead finished",))
     await hand_in(org, spec, report, f"{spec.name}/{state.get('step', 0)}/stand", "report")
     return Command(update={"report": report.dump()}, goto="__end__")

@@ -19,15 +19,21 @@ MAX_UNREAD = 12
 CUT = "the answer was cut at the output limit; write less in one turn"
 
 
+def said_so_far(org: Organisation, state: AgentState) -> list[BaseMessage]:
+    """The agent's whole conversation."""
+    own, before = state.get("messages", []), state.get("before", 0)
+    return [*org.before[state["spec"]["name"]][:before], *own] if before else list(own)
+
+
 def heard_before(org: Organisation, spec: AgentSpec, state: AgentState, letters: Sequence[Letter]) -> list[str]:
     """What the agent hears before its next turn."""
-    task = [] if state.get("messages") else [_task(org, spec)]
+    task = [] if state.get("messages") or state.get("before") else [_task(org, spec)]
     return [*task, _mail(letters)] if letters else task
 
 
 def _task(org: Organisation, spec: AgentSpec) -> str:
     places = org.mailroom.places
-    mates = [places[n].spec for n in places[spec.lead].members if n != spec.name] if spec.lead else []
+    mates = [places[n].spec for n in places[spec.lead].open if n != spec.name] if spec.lead else []
     inputs = {name: None if places[name].closed else places[name].report for name in spec.depends_on}
     return org.prompts.task(spec, org.goal, mates, inputs)
 

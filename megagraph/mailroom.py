@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from megagraph.specs import AgentSpec, Letter, Report
@@ -60,6 +60,11 @@ class Place:
     """Whom it has written to without an answer since, and the letter. What crosses a letter is no answer to it."""
     future: asyncio.Future[Wake] | None = None
     members: list[str] = field(default_factory=list)
+    """All that it has ever recruited."""
+    open: dict[str, None] = field(default_factory=dict)
+    """Those of them whose work is not over."""
+    accepted_before: int = 0
+    """How many of the others had their report accepted."""
     stalls: int = 0
     afar: Afar | None = None
     """Where another process works for it: what that one says of it."""
@@ -98,6 +103,8 @@ class Mailroom:
         self, notify: Callable[[str, str], None], on_change: Callable[[str, str, str], None] | None = None
     ) -> None:
         self.places: dict[str, Place] = {}
+        self.open: dict[str, Place] = {}
+        """The places of those whose work is not over."""
         self._notify = notify
         self._on_change = on_change or (lambda agent, state, why: None)
         self._parked = False
@@ -120,9 +127,23 @@ class Mailroom:
             lead.members.append(spec.name)
             # Who recruits is at work; whoever was dismissed in the middle of recruiting gets no team.
             lead.started, closed = True, closed or lead.closed
+        self.open[spec.name] = place
+        if spec.lead:
+            lead.open[spec.name] = None
         if closed:
-            place.state = "closed"
+            self._leave(place)
         return place
+
+    def _leave(self, place: Place) -> None:
+        """Its work is over, and of what it was told nothing is needed any more: it is in the rows."""
+        place.state = "closed"
+        place.spec = replace(place.spec, instructions="")
+        place.letters, place.fresh, place.seen, place.awaits = {}, {}, set(), {}
+        del self.open[place.spec.name]
+        if place.spec.lead:
+            lead = self.places[place.spec.lead]
+            del lead.open[place.spec.name]
+            lead.accepted_before += place.report is not None and place.report.accepted
 
     def restore(
         self,
@@ -148,9 +169,9 @@ class Mailroom:
             if sender := self.places.get(letter.sender):
                 sender.started = True
                 if letter.settles:
-                    sender.read(letter.settles)
                     read_at.update(dict.fromkeys(letter.settles, step))
-            if letter.id in read_at and letter.to in self.places:
+                    self.read(letter.sender, letter.settles)
+            if letter.id in read_at and letter.to in self.open:
                 reader = self.places[letter.to]
                 reader.seen.add(letter.id)
                 reader.fresh.pop(letter.id, None)
@@ -166,12 +187,17 @@ class Mailroom:
         """Whom `name` can write to: its lead, its team mates, its own subordinates."""
         place = self.places[name]
         lead = place.spec.lead
-        mates = [mate for mate in self.places[lead].members if mate != name] if lead else []
-        reach = [*([lead] if lead else []), *mates, *place.members]
+        mates = [mate for mate in self.places[lead].open if mate != name] if lead else []
+        reach = [*([lead] if lead else []), *mates, *place.open]
         return [other for other in reach if not self.places[other].closed]
 
     def open_members(self, lead: str) -> list[str]:
-        return [name for name in self.places[lead].members if not self.places[name].closed]
+        return list(self.places[lead].open)
+
+    def accepted_of(self, lead: str) -> int:
+        """How many of all that it has ever recruited had their report accepted."""
+        reports = (self.places[name].report for name in self.places[lead].open)
+        return self.places[lead].accepted_before + sum(report is not None and report.accepted for report in reports)
 
     def closed(self, name: str) -> bool:
         return self.places[name].closed
@@ -197,7 +223,8 @@ class Mailroom:
 
     def read(self, name: str, ids: Iterable[str]) -> None:
         """Note that `name` has read these letters."""
-        self.places[name].read(ids)
+        if not self.closed(name):
+            self.places[name].read(ids)
 
     def told_lead(self, name: str, id_: str) -> Letter | None:
         """The letter with this id that `name` has sent to its lead; None where there is none, or no lead."""
@@ -332,12 +359,12 @@ class Mailroom:
         place = self.places[name]
         if place.closed:
             return []
-        if place.state == "working" and not place.resting:
+        if not place.afar.idle if place.afar else place.state == "working" and not place.resting:
             self._leaving.add(name)
-        place.state = "closed"
+        self._leave(place)
         self._resolve(place, "close")
         names = [name]
-        for member in place.members:
+        for member in list(place.open):
             names += Mailroom.close(self, member)
         if place.spec.lead and not self.places[place.spec.lead].closed:
             self._wake_dependents(place.spec.lead)
@@ -353,20 +380,19 @@ class Mailroom:
 
     def over(self, lead: str, wave: int) -> bool:
         """Whether nobody of one of `lead`'s teams is open, or still in the middle of what it was dismissed from."""
-        members = {name for name in self.places[lead].members if self.places[name].spec.wave == wave}
-        if any(not self.places[name].closed for name in members):
-            return False
-        return not any(members.intersection(self._above(name)) for name in self._leaving)
+        staying = (*self.places[lead].open, *(above for name in self._leaving for above in self._above(name)))
+        specs = (self.places[name].spec for name in staying)
+        return not any(spec.lead == lead and spec.wave == wave for spec in specs)
 
     def park(self) -> None:
         """Let every waiting agent go, so that the graph can stop. Nothing is lost: it waits again on resume."""
         self._parked = True
-        for place in self.places.values():
+        for place in self.open.values():
             self._resolve(place, "park")
 
     @property
     def asking(self) -> list[str]:
-        return [name for name, place in self.places.items() if place.state == "asking"]
+        return [name for name, place in self.open.items() if place.state == "asking"]
 
     # --- inside ------------------------------------------------------------------------------------------
 
@@ -380,13 +406,13 @@ class Mailroom:
 
     def _file(self, letter: Letter, read_by_sender: Container[str] | None = None) -> bool:
         place = self.places.get(letter.to)
-        if place is None or letter.id in place.letters:
+        if place is None or place.closed or letter.id in place.letters:
             return False
         place.letters[letter.id] = letter
         if letter.id not in place.seen:
             place.fresh[letter.id] = letter
         sender = self.places.get(letter.sender)
-        if sender is None or letter.kind == "aside":
+        if sender is None or sender.closed or letter.kind == "aside":
             return True
         if letter.kind == "message":
             sender.awaits[letter.to] = letter.id
@@ -416,7 +442,7 @@ class Mailroom:
             self._resolve(place, "work")
 
     def _wake_dependents(self, lead: str) -> None:
-        for member in self.places[lead].members:
+        for member in list(self.places[lead].open):
             self._wake_if_due(member)
 
     def _resolve(self, place: Place, wake: Wake) -> None:
@@ -474,11 +500,11 @@ class Mailroom:
 
     def _park_if_all_wait(self) -> None:
         """Let the graph stop where nobody moves before a person has answered."""
-        if self._ever_asked and self._anybody_asks() and not any(map(self._moves, self.places.values())):
+        if self._ever_asked and self._anybody_asks() and not any(map(self._moves, self.open.values())):
             self.park()
 
     def _anybody_asks(self) -> bool:
-        return any(place.afar.asking if place.afar else place.state == "asking" for place in self.places.values())
+        return any(place.afar.asking if place.afar else place.state == "asking" for place in self.open.values())
 
     def _moves(self, place: Place) -> bool:
         """Whether it works, or is about to be woken."""

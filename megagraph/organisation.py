@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphInterrupt
 from langgraph.runtime import RunControl
@@ -108,6 +109,8 @@ class Organisation:
     """Those other processes, for the one that has started them."""
     front: Front | None = None
     """The process that has started this one, where it is one of them."""
+    before: dict[str, Sequence[BaseMessage]] = field(default_factory=dict)
+    """What each lead had said and heard when it sat down at its desk."""
     last_event: int = 0
     version: str = ""
     """The latest version of the shared files."""
@@ -269,12 +272,12 @@ class Organisation:
             asked.add(here)
             place = places[here]
             if below:
-                found.update(place.members)
-                todo += [(member, True) for member in place.members if places[member].members]
+                found.update(place.open)
+                todo += [(member, True) for member in place.open if places[member].open]
             if place.spec.lead:
                 waiting = [
                     mate
-                    for mate in places[place.spec.lead].members
+                    for mate in places[place.spec.lead].open
                     if here in places[mate].spec.depends_on and not places[mate].started
                 ]
                 found.update(waiting)
@@ -344,7 +347,7 @@ class Organisation:
 
     def tell(self, id_: str, to: str, text: str) -> None:
         """Send a word from the system itself, and wake its reader. The same id is sent once in the life of a run."""
-        if id_ not in self.mailroom.places[to].letters:
+        if not self.mailroom.closed(to) and id_ not in self.mailroom.places[to].letters:
             letter = Letter(id_, "notice", to, "notice", text)
             self.ledger.database.post(self.ledger.letter(letter))
             self.deliver([letter])

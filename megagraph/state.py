@@ -33,6 +33,9 @@ class AgentState(TypedDict, total=False):
     spec: Annotated[dict[str, Any], DeltaChannel(merge, snapshot_frequency=50)]
     """An `AgentSpec`, plain."""
     messages: Annotated[list[BaseMessage], DeltaChannel(extend, snapshot_frequency=50)]
+    """Its conversation; at a desk, what has come to it there."""
+    before: int
+    """How many messages it had said and heard when it sat down at its desk, which are in the state above."""
     seen: Annotated[list[str], DeltaChannel(extend, snapshot_frequency=50)]
     """Ids of the letters it has read."""
     versions: Annotated[dict[str, str], DeltaChannel(merge, snapshot_frequency=50)]

@@ -13,6 +13,7 @@ Everything that rests on LangGraph's private parts is in this file; `tests/test_
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
@@ -27,13 +28,14 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.pregel import Pregel
 from langgraph.pregel.protocol import PregelProtocol
 from langgraph.runtime import Runtime
-from langgraph.types import StateSnapshot, StateUpdate
+from langgraph.types import Overwrite, StateSnapshot, StateUpdate
 from typing_extensions import TypedDict
 
 from megagraph.agent import build_agent
+from megagraph.conversation import said_so_far
 from megagraph.organisation import Organisation
 from megagraph.specs import BOSS, AgentSpec
-from megagraph.state import merge
+from megagraph.state import AgentState, merge
 
 DESK = "desk"
 _RUNTIME, _SAVER = "__pregel_runtime", "__pregel_checkpointer"
@@ -47,8 +49,6 @@ _PLACE = (
 )
 _CARRIED = (
     "spec",
-    "messages",
-    "seen",
     "versions",
     "todo",
     "step",
@@ -61,6 +61,7 @@ _CARRIED = (
 )
 """What a lead takes along from its own loop to the desk of its team."""
 _GROWING = ("messages", "seen")
+"""What it leaves behind, since it would be kept once more for every team, and hands back with what has come to it."""
 
 
 @dataclass(frozen=True)
@@ -167,8 +168,12 @@ class Team(Pregel[Any, Any, Any, Any]):
         state = cast(dict[str, Any], input)
         lead = {key: state[key] for key in _CARRIED if key in state}
         graph = self.grow([recruit["name"] for recruit in state["plan"]])
-        out = await graph.ainvoke({"plan": state["plan"], "lead": lead}, config, **kwargs)
-        return {"plan": [], **(out.get("desk") or {})}
+        with _seated(state, config) as said:
+            out = await graph.ainvoke({"plan": state["plan"], "lead": {**lead, "before": said}}, config, **kwargs)
+        desk = dict(out.get("desk") or {})
+        if desk.pop("rewritten", False):
+            desk |= {"messages": Overwrite(desk["messages"]), "before": 0}
+        return {"plan": [], **desk}
 
     async def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Any]:
         yield await self.ainvoke(input, config, **kwargs)
@@ -328,8 +333,7 @@ class Seat(Runnable[Any, dict[str, Any]]):
             return await self._lead(input["lead"], config)
         spec = next(recruit for recruit in input["plan"] if recruit["name"] == self.name)
         state = {"seat": "member", "spec": spec, "messages": [], "step": 0, "wave": 0}
-        conf = (config or {}).get("configurable", {})
-        org: Organisation | None = conf[_RUNTIME].context if _RUNTIME in conf else None
+        org = _organisation(config)
         if org is not None and org.crew is not None and spec["lead"] == BOSS:
             await org.crew.work(spec["name"], state, place_of(config or {}))
         else:
@@ -339,13 +343,42 @@ class Seat(Runnable[Any, dict[str, Any]]):
         return {}
 
     async def _lead(self, lead: dict[str, Any], config: RunnableConfig | None) -> dict[str, Any]:
-        out = await self.agent.ainvoke({**lead, "seat": "desk", "plan": [], "report": None}, config)
+        begun = {"messages": [], "seen": [], **lead}
+        out = await self.agent.ainvoke({**begun, "seat": "desk", "plan": [], "report": None}, config)
         changed = {key: out[key] for key in (*_CARRIED, "report") if key in out and out[key] != lead.get(key)}
-        changed.pop("spec", None)
         if out.get("plan"):
             # It leaves this desk to open its next team.
             changed |= {"plan": out["plan"], "up": out["up"] - 1}
-        return {"desk": changed | {key: out[key][len(lead.get(key, [])) :] for key in _GROWING}}
+        changed |= {key: out[key][len(begun[key]) :] for key in _GROWING}
+        said = begun["messages"]
+        if out.get("before", 0) != lead.get("before", 0) or out["messages"][: len(said)] != said:
+            # In a branch it has another past.
+            changed |= {"messages": out["messages"], "rewritten": True}
+        return {"desk": changed}
+
+
+@contextmanager
+def _seated(state: dict[str, Any], config: RunnableConfig | None) -> Iterator[int]:
+    """The number of messages that a lead has said and heard, kept for it while it sits at the desk of its team."""
+    org, name = _organisation(config), state["spec"]["name"]
+    if org is None:
+        yield len(state.get("messages", []))
+        return
+    above, said = org.before.get(name, ()), said_so_far(org, cast(AgentState, state))
+    org.mailroom.read(name, state.get("seen", []))
+    org.before[name] = said
+    try:
+        yield len(said)
+    finally:
+        org.before[name] = above
+        if not above:
+            del org.before[name]
+
+
+def _organisation(config: RunnableConfig | None) -> Organisation | None:
+    """The organisation at work; None where LangGraph's own calls run the graph without one."""
+    conf = (config or {}).get("configurable", {})
+    return cast("Organisation | None", conf[_RUNTIME].context) if _RUNTIME in conf else None
 
 
 def place_of(config: RunnableConfig) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from graphlib import CycleError, TopologicalSorter
 
 from pydantic import Field
@@ -115,8 +115,8 @@ def admit(
     Raises `ToolError` with everything that is wrong with the plan.
     """
     _check_recruits(org, lead, wishes)
-    taken = set(org.mailroom.places)
-    names = {wish.name: _free_name(wish.name, taken) for wish in wishes}
+    taken: set[str] = set()
+    names = {wish.name: _free_name(wish.name, org.mailroom.places, taken) for wish in wishes}
     specs = [
         AgentSpec(
             name=names[wish.name],
@@ -199,7 +199,7 @@ def _check_recruits(org: Organisation, lead: AgentSpec, wishes: Sequence[Recruit
 def _repeated_jobs(org: Organisation, lead: str, wishes: Sequence[Recruitment]) -> list[str]:
     """Which wishes would do again what an open agent is there for. One that has failed may be replaced."""
     places = org.mailroom.places
-    others = [p.spec for p in places.values() if not p.closed and not (p.report and p.report.failed)]
+    others = [p.spec for p in org.mailroom.open.values() if not (p.report and p.report.failed)]
     chain = [places[name].spec for name in org.chain(lead)]
     found = []
     for wish in wishes:
@@ -213,10 +213,10 @@ def _repeated_jobs(org: Organisation, lead: str, wishes: Sequence[Recruitment]) 
     return found
 
 
-def _free_name(name: str, taken: set[str]) -> str:
+def _free_name(name: str, known: Container[str], taken: set[str]) -> str:
     """`name`, or the first free one with a number behind it."""
     free, number = name, 2
-    while free in taken:
+    while free in taken or free in known:
         suffix = f"_{number}"
         free, number = name[: 48 - len(suffix)] + suffix, number + 1
     taken.add(free)

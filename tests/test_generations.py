@@ -6,12 +6,14 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+from langchain_core.messages import BaseMessage
 from langgraph.types import StateSnapshot
 
 from megagraph import Limits, MegaGraph, Run
-from megagraph.rehearsal import Brief, RehearsalModel, Script, call, finish, recruit, talk, wait_for
+from megagraph.rehearsal import Brief, RehearsalModel, Script, call, finish, read_brief, recruit, talk, wait_for
 from tests.campaign import run_campaign
 from tests.model_server import ModelServer
 from tests.scripts import Play, generations_script, one
@@ -200,3 +202,43 @@ def test_a_run_that_is_killed_between_generations_pays_nothing_twice(tmp_path: P
 def test_who_stays_for_the_next_generation_has_it_inside(tmp_path: Path) -> None:
     found = desks(worked(tmp_path, generations_script(9, overlap=2)))
     assert [found[f"a{number}"] for number in range(9)] == [0, 1, 0, 1, 0, 1, 0, 1, 0]
+
+
+def test_what_a_branch_changes_at_a_desk_is_known_in_the_generations_after_it(tmp_path: Path) -> None:
+    """The lead has left its first messages behind when it sat down there."""
+
+    class Listening(RehearsalModel):
+        firsts: list[tuple[str, str]] = []
+
+        def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> Any:
+            self.firsts.append((read_brief(messages).name, messages[1].text))
+            return super()._generate(messages, *args, **kwargs)
+
+    async def work() -> None:
+        model = Listening(script=generations_script(3))
+        async with MegaGraph(model, home=tmp_path) as mega:
+            run = await mega.start("Write the files.")
+            assert (await run.result()).passed
+            steps = [step for step in run.history("lead2") if step.kind == "think"]
+            branch = await run.branch(steps[2].address, instructions="Be another lead.")
+            model.firsts.clear()
+            assert (await (await mega.resume(branch.id)).result()).passed
+            told = [text for name, text in model.firsts if name == "lead2"]
+            assert len(told) > len(steps) / 2
+            assert all("Be another lead." in text for text in told)
+            last = await run.branch(steps[2].address, messages={-1: "Go on."})
+            state = last.graph().get_state({"configurable": {"thread_id": last.id, "checkpoint_ns": seat_of(last)}})
+            assert state.values["messages"][-1].text == "Go on."
+
+    asyncio.run(work())
+
+
+def seat_of(run: Run) -> str:
+    """The namespace of the desk at which `lead2` sits."""
+    names = [
+        row[0]
+        for row in MegaGraph(home=run.home).home.database.read(
+            "SELECT checkpoint_ns FROM namespaces WHERE thread_id = ?", (run.id,)
+        )
+    ]
+    return next(name for name in names if "|lead2:" in name and name.rpartition("|")[2].startswith("desk"))

@@ -230,6 +230,7 @@ class Causes:
     def _beginnings(self) -> None:
         """What an agent was told when it began."""
         members = self.evidence.members
+        reopened = [name for name in self._closers if name not in self.cut.removed and not self.closed(name)]
         for name, began in self.evidence.first_call.items():
             spec = members[name].spec
             for dependency in spec.depends_on:
@@ -238,6 +239,9 @@ class Causes:
             mates = (m for m in self.cut.removed if members[m].spec.lead == spec.lead and m != name)
             if spec.lead and any(members[mate].recruited < began for mate in mates):
                 self.leave_out(name, 0, f"it was told of others that {spec.lead} had recruited")
+            gone = (m for m in reopened if members[m].spec.lead == spec.lead and m != name)
+            if spec.lead and any((members[mate].closed or 0.0) < began for mate in gone):
+                self.leave_out(name, 0, f"it was not told of others, whose work {spec.lead} had ended")
 
     def _news_of(self, dependency: str, began: float) -> bool:
         """Whether what a dependent knew of this one when it began is left out."""

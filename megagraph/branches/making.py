@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -130,7 +130,7 @@ def _stage(home: Home, staging: Database, plan: BranchPlan, move: Move, branch: 
     graph = agent_graph(checkpointer=Saver(staging, lambda _: home.ledger(plan.run)))
     config: RunnableConfig = {"configurable": {"thread_id": branch, "checkpoint_ns": move.namespace}}
     state = graph.get_state(config).values
-    update, statements = _changes(plan.edits, state, plan, move, branch)
+    update, statements = _changes(plan.edits, state, _before(home, plan, move.namespace, state), plan, move, branch)
     if update:
         graph.update_state(config, Command(update=update, goto=move.node), as_node=_BEFORE[move.node])
         for table, after in (("checkpoints", ">"), ("writes", ">=")):
@@ -139,13 +139,28 @@ def _stage(home: Home, staging: Database, plan: BranchPlan, move: Move, branch: 
     yield from statements
 
 
+def _before(home: Home, plan: BranchPlan, namespace: str, state: Mapping[str, Any]) -> list[BaseMessage]:
+    """What an agent had said and heard when it sat down at the desk with this namespace; nothing at its own."""
+    if not (count := state.get("before", 0)):
+        return []
+    above = "|".join(namespace.split("|")[:-2])
+    place = {
+        "thread_id": plan.run,
+        "checkpoint_ns": above,
+        "checkpoint_id": plan.evidence.moves.parents[namespace][above],
+    }
+    outer = agent_graph(checkpointer=home.saver).get_state({"configurable": place}).values
+    return [*_before(home, plan, above, outer), *outer.get("messages", [])][:count]
+
+
 def _changes(
-    edits: Edits, state: dict[str, Any], plan: BranchPlan, move: Move, branch: str
+    edits: Edits, state: dict[str, Any], before: Sequence[BaseMessage], plan: BranchPlan, move: Move, branch: str
 ) -> tuple[dict[str, Any], list[Statement]]:
-    """What is otherwise in the agent's state, and in its rows."""
+    """What is otherwise in the agent's state, and in its rows. `before` is the past of one who sits at a desk."""
     update: dict[str, Any] = {}
     statements: list[Statement] = []
-    messages: list[BaseMessage] = list(state.get("messages", []))
+    said: list[BaseMessage] = [*before, *state.get("messages", [])]
+    messages = list(said)
     for i, text in edits.messages.items():
         if not -len(messages) <= i < len(messages):
             raise UsageError(
@@ -173,8 +188,10 @@ def _changes(
                 (json.dumps(dump_answer(answer), ensure_ascii=False), branch, move.agent, move.step),
             )
         )
-    if messages != list(state.get("messages", [])):
-        update["messages"] = Overwrite(messages)
+    if messages[: len(before)] != said[: len(before)]:
+        update |= {"messages": Overwrite(messages), "before": 0}
+    elif messages != said:
+        update["messages"] = Overwrite(messages[len(before) :])
     if edits.todo is not None:
         update["todo"] = {"open": list(edits.todo), "done": list(state.get("todo", {}).get("done", []))}
     return update, statements

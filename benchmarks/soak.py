@@ -1,0 +1,281 @@
+"""Generation after generation of teams in one run: do memory, latency and storage per step stay what they are?
+
+    python -m benchmarks.soak [--minutes 1] [--windows 6] [--latency 0.02]
+
+A boss recruits a department, waits for it, dismisses it, and recruits the next. A department is a lead, who goes
+through some teams of its own in the same way, and three members who write to one another and hand their files on. The
+files are the same in every generation and written anew. The model is a script in a server process of its own; all
+else is real and durable. A line of the table is a part of the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import os
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.server import served
+from megagraph import Limits, MegaGraph, Run
+from megagraph.rehearsal import Brief, Heard, Script, Turn, call, finish, read_file, recruit, talk, wait_for, write_file
+
+Play = Generator[Turn, Heard, None]
+
+TEAMS = 3
+"""Teams of a department's lead, one after the other."""
+
+_EVER = Limits(
+    calls=10**9,
+    input_tokens=10**15,
+    output_tokens=10**12,
+    minutes=10**6,
+    agents=10**9,
+    rounds=10**9,
+)
+
+SOURCE = """
+from benchmarks.soak import soak_script
+script = soak_script({until})
+"""
+
+
+def soak_script(until: float) -> Script:
+    """Generations until that moment, in seconds since the epoch."""
+    last: dict[int, bool] = {}
+    """For each generation whether it is the last one: the same again whenever the boss's part is replayed."""
+
+    def boss(brief: Brief) -> Play:
+        number = 0
+        while True:
+            names = [f"{role}_{number}" for role in ("lead", "writer", "reader", "idler")]
+            heard = yield recruit(*(_hire(name) for name in names[:2]), _hire(names[2], names[1]), _hire(names[3]))
+            # The idler never reports, and is dismissed.
+            yield from wait_for(heard, names[:3])
+            yield call("dismiss", agents=names)
+            number += 1
+            if last.setdefault(number, time.time() > until):
+                break
+        yield finish(f"{number} generations")
+
+    return Script({"boss": boss}, default=member)
+
+
+def _hire(name: str, *depends_on: str) -> dict[str, Any]:
+    return {"name": name, "role": name, "instructions": f"Be {name}.", "depends_on": list(depends_on)}
+
+
+def member(brief: Brief) -> Play:
+    role, _, number = brief.name.partition("_")
+    match role:
+        case "lead":
+            for team in range(TEAMS):
+                names = [f"maker_{number}_{team}_{i}" for i in range(2)]
+                heard = yield recruit(*map(_hire, names))
+                yield from wait_for(heard, names)
+                yield call("dismiss", agents=names)
+            yield finish("my teams are done")
+        case "maker":
+            path = f"parts/{brief.name.rpartition('_')[2]}.md"
+            yield read_file(path)
+            yield write_file(path, f"{brief.name}\n" * 20)
+            yield finish("made", [path])
+        case "writer":
+            yield talk(f"idler_{number}", "Are you there?"), write_file("text.md", f"by {brief.name}\n" * 40)
+            yield finish("written", ["text.md"])
+        case "reader":
+            yield read_file("text.md")
+            yield finish("read")
+        case _:
+            while True:
+                yield "I wait."
+
+
+@dataclass(frozen=True)
+class Look:
+    """How things stand at one moment."""
+
+    time: float
+    cpu: float
+    """Seconds of processor time that this process has used."""
+    resident_mb: float
+    writer_mb: float
+    """Of the process that writes files."""
+    descriptors: int
+    threads: int
+    tasks: int
+    objects: int
+    """What Python's garbage collector knows of."""
+    database_mb: float
+    log_mb: float
+    """The database's write-ahead log."""
+    files_mb: float
+
+
+class Watch:
+    """Looks at a run that is at work in this process."""
+
+    def __init__(self, mega: MegaGraph, run: Run) -> None:
+        self._mega = mega
+        self._repository = mega.home.workspace(run.id).path
+        self._database = mega.home.database.path
+
+    async def look(self) -> Look:
+        return await asyncio.to_thread(self._look, len(asyncio.all_tasks()))
+
+    def _look(self, tasks: int) -> Look:
+        log = self._database.with_name(self._database.name + "-wal")
+        return Look(
+            time.time(),
+            time.process_time(),
+            _resident("self"),
+            sum(map(_resident, _writers())),
+            sum(1 for _ in Path("/proc/self/fd").iterdir()),
+            threading.active_count(),
+            tasks,
+            len(gc.get_objects()),
+            self._database.stat().st_size / 1e6,
+            log.stat().st_size / 1e6 if log.exists() else 0.0,
+            _space(self._repository) / 1e6,
+        )
+
+
+def _resident(process: str) -> float:
+    """Megabytes of memory that a process has."""
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def _writers() -> Iterator[str]:
+    """The processes of this one that write files."""
+    for task in Path("/proc/self/task").iterdir():
+        for child in (task / "children").read_text().split():
+            if b"megagraph.files.writer" in Path(f"/proc/{child}/cmdline").read_bytes():
+                yield child
+
+
+def _space(folder: Path) -> int:
+    """Bytes that a folder takes on disk."""
+    total = 0
+    for file in folder.rglob("*"):
+        # The writer puts loose objects away meanwhile.
+        with suppress(FileNotFoundError):
+            total += 512 * file.stat().st_blocks
+    return total
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What was done in a window: model calls, and how long agents took from an answer to their next question."""
+
+    calls: int
+    generations: int
+    waits: Sequence[float]
+    """Seconds beyond the model's latency of each call."""
+    boss: Sequence[float]
+    """The same of the boss alone, whose conversation grows."""
+
+
+def steps_between(mega: MegaGraph, run: Run, begin: float, end: float, latency: float) -> Steps:
+    """A step is an agent's model call and the tool calls that it asked for, up to its next question."""
+    read = mega.home.database.read
+    calls = read(
+        "SELECT c.agent, c.step, c.seconds, (SELECT coalesce(max(t.started + t.seconds) - c.started - c.seconds, 0)"
+        "  FROM tool_calls t WHERE t.run = c.run AND t.agent = c.agent AND t.step = c.step) AS tools"
+        " FROM calls c WHERE c.run = ? AND c.started BETWEEN ? AND ?",
+        (run.id, begin, end),
+    )
+    waits = [max(0.0, row["seconds"] - latency) + row["tools"] for row in calls]
+    boss = [wait for row, wait in zip(calls, waits, strict=True) if row["agent"] == "boss"]
+    return Steps(len(calls), sum(row["agent"].startswith("lead_") and row["step"] == 1 for row in calls), waits, boss)
+
+
+COLUMNS = (
+    "minute",
+    "generations",
+    "agents",
+    "calls/s",
+    "memory MB",
+    "objects k",
+    "writer MB",
+    "CPU ms/call",
+    "step p50 ms",
+    "p99 ms",
+    "boss p50 ms",
+    "DB KB/call",
+    "files KB/call",
+    "WAL MB",
+    "fds",
+    "threads",
+    "tasks",
+    "load",
+)
+
+
+async def measure(minutes: float, windows: int, latency: float, folder: Path, url: str) -> None:
+    async with MegaGraph("openai:scripted", base_url=url, home=folder / "home", limits=_EVER) as mega:
+        run = await mega.start("Go on and on.")
+        watch = Watch(mega, run)
+        # What is loaded once, and the caches of first use, are no growth.
+        await asyncio.sleep(min(10.0, minutes * 6))
+        begun = (look := await watch.look()).time
+        for window in range(windows):
+            before = look
+            await asyncio.sleep(begun + (window + 1) * minutes * 60 / windows - time.time())
+            look = await watch.look()
+            steps = await asyncio.to_thread(steps_between, mega, run, before.time, look.time, latency)
+            print(await asyncio.to_thread(line, mega, run, begun, before, look, steps), flush=True)
+        result = await run.result()
+        assert result.passed, result.report
+
+
+def line(mega: MegaGraph, run: Run, begun: float, before: Look, look: Look, steps: Steps) -> str:
+    agents = mega.home.database.read("SELECT count(*) FROM agents WHERE run = ?", (run.id,))[0][0]
+    cells = (
+        f"{(look.time - begun) / 60:.1f}",
+        str(steps.generations),
+        str(agents),
+        f"{steps.calls / (look.time - before.time):.0f}",
+        f"{look.resident_mb:.0f}",
+        f"{look.objects / 1000:.0f}",
+        f"{look.writer_mb:.0f}",
+        f"{1000 * (look.cpu - before.cpu) / steps.calls:.1f}",
+        f"{1000 * statistics.median(steps.waits):.1f}",
+        f"{1000 * statistics.quantiles(steps.waits, n=100)[98]:.0f}",
+        f"{1000 * statistics.median(steps.boss):.1f}",
+        f"{1000 * (look.database_mb - before.database_mb) / steps.calls:.1f}",
+        f"{1000 * (look.files_mb - before.files_mb) / steps.calls:.1f}",
+        f"{look.log_mb:.1f}",
+        str(look.descriptors),
+        str(look.threads),
+        str(look.tasks),
+        f"{os.getloadavg()[0]:.1f}",
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--windows", type=int, default=6, help="lines of the table")
+    parser.add_argument("--latency", type=float, default=0.02, help="seconds that the model takes")
+    options = parser.parse_args()
+    print("| " + " | ".join(COLUMNS) + " |\n|" + "---:|" * len(COLUMNS))
+    with tempfile.TemporaryDirectory() as name:
+        until = time.time() + options.minutes * 60 + 12
+        with served(SOURCE.format(until=until), Path(name), str(options.latency)) as url:
+            asyncio.run(measure(options.minutes, options.windows, options.latency, Path(name), url))
+
+
+if __name__ == "__main__":
+    main()
