@@ -32,7 +32,7 @@ from megagraph.turns import Done, Request, contradiction, groups
 class Args(BaseModel):
     """The arguments of a tool; a subclass's docstring is what the model reads about the tool."""
 
-    model_config = ConfigDict(extra="forbid", str_max_length=400_000)
+    model_config = ConfigDict(extra="forbid", str_max_length=2_000_000)
 
 
 @dataclass
