@@ -189,7 +189,9 @@ class Saver(BaseCheckpointSaver[int]):
 
     def checkpoints_of(self, thread: str) -> Iterator[CheckpointRow]:
         """Every checkpoint of a thread without its content, by namespace and age."""
-        rows = self._database.read(f"{_SELECT} WHERE n.thread_id = ? ORDER BY 3, 4", (thread,))
+        rows = self._database.read(
+            f"{_SELECT} WHERE n.thread_id = ? ORDER BY n.checkpoint_ns, c.checkpoint_id", (thread,)
+        )
         for row in rows:
             yield CheckpointRow(
                 row["checkpoint_ns"], shown_id(row["checkpoint_id"]), shown_id(row["parent_id"]), _metadata(row)
