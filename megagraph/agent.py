@@ -42,7 +42,7 @@ async def think(state: AgentState, runtime: Runtime[Organisation]) -> Command[St
     org, spec = runtime.context, AgentSpec.load(state["spec"])
     mailroom, step = org.mailroom, state.get("step", 0) + 1
     if mailroom.closed(spec.name):
-        return Command(goto="__end__")
+        return _closed(org, state)
     mailroom.read(spec.name, state.get("seen", []))
     place, failure = mailroom.places[spec.name], failure_at(org, spec, step)
     if (spec.name, step) in org.journal:
@@ -77,6 +77,13 @@ async def think(state: AgentState, runtime: Runtime[Organisation]) -> Command[St
     if failure:
         return both(update, stay_failed(org, {**state, "step": step}, spec, failure))
     return await _rest(org, spec, state, update, row.answer.text)
+
+
+def _closed(org: Organisation, state: AgentState) -> Command[Step]:
+    """The end of an agent whose work is over. What it handed in before a kill, its state may not tell of yet."""
+    report = org.mailroom.places[state["spec"]["name"]].report
+    untold = {} if report is None or state.get("report") else {"report": report.dump()}
+    return Command(update=untold, goto="__end__")
 
 
 async def _look(
@@ -170,7 +177,7 @@ async def act(state: AgentState, runtime: Runtime[Organisation]) -> Command[Step
     """Carry out the tool calls of the last turn. What an earlier process has finished is not done again."""
     org, spec, step = runtime.context, AgentSpec.load(state["spec"]), state["step"]
     if org.mailroom.closed(spec.name):
-        return Command(goto="__end__")
+        return _closed(org, state)
     requests = requests_of(state["messages"], org.meter.limits.tool_calls)
     caller = _caller(org, spec, state, step)
     done: Mapping[int, ToolRow] = {}
