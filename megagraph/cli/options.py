@@ -84,7 +84,7 @@ Unsafe = Annotated[
 ]
 Workers = Annotated[
     int | None,
-    typer.Option("--workers", min=0, help="Processes for the boss's team; worth it from some hundred agents on."),
+    typer.Option("--workers", min=0, help="Processes for the boss's team; worth it from a thousand agents on."),
 ]
 Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds for one model call.")]
 
