@@ -17,7 +17,6 @@ from uuid import uuid4
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import BaseChatModel
-from sqlite_utils import Database as Tables
 
 from megagraph.agent import TOOLBOX
 from megagraph.approvals import Approve
@@ -38,6 +37,8 @@ from megagraph.session import Drive, boss_spec, prices_of
 from megagraph.sync import MegaSync
 
 if TYPE_CHECKING:
+    from sqlite_utils import Database as Tables
+
     from megagraph.branches.edits import Edits
     from megagraph.branches.many import Ranked
     from megagraph.keeping.deleting import Gone
@@ -123,6 +124,9 @@ class MegaGraph:
     @property
     def db(self) -> Tables:
         """All that happened, as tables: `mega.db["calls"].rows_where("run = ?", [run.id])`. Read only."""
+        # Imported here: it brings pandas along where that is installed.
+        from sqlite_utils import Database as Tables
+
         tables = Tables(self.home.database.path)
         tables.conn.execute("PRAGMA query_only = ON")
         return tables

@@ -11,11 +11,13 @@ import sqlite3
 from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
-
-from sqlite_utils import Database as Tables
-from sqlite_utils.db import Table
+from typing import TYPE_CHECKING, TypeAlias
 
 from megagraph.errors import HomeError
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database as Tables
+    from sqlite_utils.db import Table
 
 
 def _checkpoints(db: Tables) -> None:
@@ -317,7 +319,9 @@ def _no_index_of_recipients(db: Tables) -> None:
     db.conn.execute("DROP INDEX IF EXISTS idx_letters_run_recipient")
 
 
-MIGRATIONS: tuple[Callable[[Tables], None], ...] = (
+Migration: TypeAlias = "Callable[[Tables], None]"
+
+MIGRATIONS: tuple[Migration, ...] = (
     _checkpoints,
     _ledger,
     _costs,
@@ -364,6 +368,11 @@ def _run(path: Path, connection: sqlite3.Connection) -> None:
             f"{path} was written by a newer megagraph (format {version}; this one knows {len(MIGRATIONS)}).",
             "Nothing was changed; update megagraph to open it.",
         )
+    if version == len(MIGRATIONS):
+        return
+    # Imported here: it brings pandas along where that is installed, a third of a second for each process.
+    from sqlite_utils import Database as Tables
+
     tables = Tables(connection)
     for step in MIGRATIONS[version:]:
         step(tables)
