@@ -217,7 +217,10 @@ class Workers:
         return list(dict.fromkeys(worker for worker in found if worker is not None))
 
     def _give_away(self, head: str) -> _Worker:
-        worker = min(self._workers, key=lambda worker: sum(not self._mailroom.closed(name) for name in worker.heads))
+        for worker in self._workers:
+            # Of generations that are over, only their rows are left.
+            worker.heads = {name for name in worker.heads if not self._mailroom.closed(name)}
+        worker = min(self._workers, key=lambda worker: len(worker.heads))
         self._at[head] = worker
         worker.heads.add(head)
         self._mailroom.give_away(head)

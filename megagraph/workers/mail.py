@@ -184,7 +184,7 @@ class BranchMailroom(SharedMailroom):
     def took_in(self, number: int) -> None:
         """The first process's message of this number was taken in. It counts all as at work until it hears more."""
         self._taken_in = number
-        self.heads = dict.fromkeys(self.heads, Afar())
+        self.heads = {head: Afar() for head in self.heads if not self.closed(head)}
         self._moved.update(self.heads)
         self._say_soon()
 
