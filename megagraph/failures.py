@@ -60,6 +60,9 @@ def guarded(node: Node) -> Node:
             if isinstance(error, ModelError) and error.everyone:
                 _stop_for_all(org, spec, error)
                 raise org.park() from error
+            if spec.lead and org.mailroom.closed(spec.name):
+                # It was dismissed meanwhile: nobody is told of its failure any more.
+                return Command(goto="__end__")
             told = isinstance(error, ModelError | BranchStopped)
             reason = str(error) if told else f"{type(error).__name__}: {error}"
             org.emit("failed", spec.name, error=reason[:2000], problem=_problem(error))
