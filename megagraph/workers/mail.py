@@ -185,7 +185,7 @@ class BranchMailroom(SharedMailroom):
         """The first process's message of this number was taken in. It counts all as at work until it hears more."""
         self._taken_in = number
         self.heads = {head: Afar() for head in self.heads if not self.closed(head)}
-        self._moved.update(self.heads)
+        self._moved = set(self.heads)
         self._say_soon()
 
     def read(self, name: str, ids: Iterable[str]) -> None:
