@@ -295,9 +295,6 @@ class Workers:
         finally:
             self._origin = None
 
-    def _hear_letter(self, worker: _Worker, letter: Any) -> None:
-        self._mailroom.deliver(letter)
-
     def _hear_stands(self, worker: _Worker, taken_in: int, states: Mapping[str, Afar]) -> None:
         self._origin = None
         worker.taken_in = taken_in or worker.taken_in
