@@ -16,7 +16,7 @@ from tests.scripts import deep_script
 
 KILLS_OF_A_RUN = 6
 """More, and it might be done before the last of them."""
-RUNS = int(os.environ.get("MEGAGRAPH_KILLED_RUNS", "4"))
+RUNS = int(os.environ.get("MEGAGRAPH_KILLED_RUNS", "2"))
 LATENCY = ("lognormal", 0.15, 0.5)
 
 EXPECTED = {

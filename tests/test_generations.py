@@ -20,7 +20,7 @@ from tests.scripts import Play, generations_script, one
 
 MANY = Limits(calls=100_000, agents=10_000, rounds=10_000, input_tokens=10**9, output_tokens=10**9)
 KILLS_OF_A_RUN = 6
-RUNS = int(os.environ.get("MEGAGRAPH_KILLED_RUNS", "2"))
+RUNS = int(os.environ.get("MEGAGRAPH_KILLED_RUNS", "1"))
 
 
 def worked(home: Path, script: Script, limits: Limits = MANY) -> Run:
