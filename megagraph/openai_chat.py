@@ -12,6 +12,8 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun
@@ -128,7 +130,8 @@ class LeanChatOpenAI(ChatOpenAI):
                 connector=aiohttp.TCPConnector(limit=0),
                 timeout=aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS),
                 headers={**headers, **(self.default_headers or {})},
-                trust_env=True,
+                # `trust_env` would look at the environment and for a `.netrc` again with every call, in other threads.
+                proxy=_proxy_to(self.openai_api_base or _OFFICIAL),
             )
         return self._session
 
@@ -136,6 +139,15 @@ class LeanChatOpenAI(ChatOpenAI):
         if self._session is not None:
             await self._session.close()
             self._session = None
+
+
+def _proxy_to(url: str) -> str | None:
+    """The proxy that the environment names for a server (`HTTPS_PROXY`, `ALL_PROXY`, but for `NO_PROXY`)."""
+    parts = urlsplit(url)
+    if not parts.hostname or proxy_bypass(parts.hostname):
+        return None
+    proxies = getproxies()
+    return proxies.get(parts.scheme) or proxies.get("all")
 
 
 def _check(answer: Any) -> None:

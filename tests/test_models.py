@@ -155,6 +155,24 @@ def test_a_member_whose_calls_fail_for_good_is_reported_to_its_lead(tmp_path: Pa
 # --- options, rules, fallback ----------------------------------------------------------------------------------
 
 
+def test_calls_go_through_the_proxy_that_the_environment_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(home: Path) -> Result:
+        async with MegaGraph("openai:scripted", base_url="http://models.example/v1", home=home) as mega:
+            return await (await mega.start("The goal.")).result()
+
+    # A login for the server is not for its models, which have a key.
+    (tmp_path / "netrc").write_text("machine models.example login somebody password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with ModelServer(SIMPLE) as server:
+        monkeypatch.setenv("HTTP_PROXY", server.url.removesuffix("/v1"))
+        assert asyncio.run(work(tmp_path / "through")).passed
+        assert len(server.log) == 1
+        monkeypatch.setenv("NO_PROXY", "models.example")
+        monkeypatch.setattr(models, "ATTEMPTS", 1)
+        assert "models.example" in asyncio.run(work(tmp_path / "past")).reason
+        assert len(server.log) == 1
+
+
 def test_a_name_carries_options(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTHER_KEY", "secret")
     choice = choose_model("openai:small?tools=json&in_flight=4&rpm=60&tpm=9000&base_url=http://host/v1&key=OTHER_KEY")
