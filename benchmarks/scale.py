@@ -48,7 +48,10 @@ class Setting:
     def server(self) -> Iterator[tuple[Path, str]]:
         """A folder, and the URL of a model server in a process of its own."""
         source = _SOURCE.format(size=self.size)
-        with tempfile.TemporaryDirectory() as name, served(source, Path(name), self.latency, self.seed) as url:
+        with (
+            tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name,
+            served(source, Path(name), self.latency, self.seed) as url,
+        ):
             yield Path(name), url
 
     def seconds(self, agent: str, turn: int) -> float:

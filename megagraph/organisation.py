@@ -7,7 +7,6 @@ ledger, the files and the checkpoints when the run is resumed.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -22,7 +21,6 @@ from langgraph.errors import GraphInterrupt
 from langgraph.runtime import RunControl
 
 from megagraph.approvals import EVERYONE, Approve
-from megagraph.errors import ToolError
 from megagraph.events import TOLD_OF_LETTERS, Event, EventKind, Found
 from megagraph.files.workspace import Workspace
 from megagraph.files.writer import Writer
@@ -309,9 +307,6 @@ class Organisation:
         """End what was started for the run and cannot outlive this process's work on it."""
         for close in self._closing:
             await close()
-        with contextlib.suppress(ToolError, RuntimeError):
-            # A run that could not be packed has its files as they were.
-            await self._writer.call("pack")
         await self._writer.aclose()
 
     def take_answers(self, answers: Mapping[str, str]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from megagraph.errors import ToolError
 from megagraph.files.history import Author
+from megagraph.files.packing import unpacked
 from megagraph.files.workspace import Workspace
 from megagraph.files.writer import Writer
 
@@ -49,3 +50,20 @@ def test_whoever_asks_a_writer_that_was_killed_is_answered(tmp_path: Path) -> No
     accepted = asyncio.run(main())
     assert len(accepted) >= 3
     assert set(accepted) <= set(workspace.paths())
+
+
+def test_much_is_packed_after_the_writer_has_ended_and_whoever_deletes_it_waits(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "files.git")
+    objects = workspace.path / "objects"
+
+    async def main() -> None:
+        writer = Writer(workspace.path)
+        calls = (writer.call("write", f"{n}", f"{n}", base=None, author=Author("boss", f"{n}")) for n in range(400))
+        await asyncio.gather(*calls)
+        await writer.aclose()
+
+    asyncio.run(main())
+    with unpacked(workspace.path):
+        assert [file.suffix for file in sorted((objects / "pack").iterdir())] == [".idx", ".pack"]
+        assert not list(objects.glob("??/*"))
+    assert len(Workspace(workspace.path).paths()) == 400

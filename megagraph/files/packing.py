@@ -6,7 +6,9 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import pygit2
 
@@ -23,12 +25,47 @@ def pack(path: Path, least: int = MANY) -> int:
     only where it lies in a pack that is on disk, whether any branch has it or none yet. A kill at any moment leaves
     each object there at least once. Of several who would pack at once, one does.
     """
-    with (path / "megagraph.packing").open("ab") as lock:
+    with _lock(path) as lock:
+        return _pack(path, least) if _taken(lock) else 0
+
+
+def pack_aside(path: Path) -> None:
+    """Have the repository packed, if that is worth it, by a process that nobody waits for, as `git gc` is.
+
+    The calling process has one thread, and nothing else to do: it should end now.
+    """
+    with _lock(path) as lock:
+        if not _taken(lock) or sum(1 for _ in _loose(path / "objects")) < MANY or os.fork():
+            return
+        # The lock was taken before the fork, and is held until this is over.
+        os.nice(10)
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for stream in range(3):
+            os.dup2(nowhere, stream)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return 0
-        return _pack(path, least)
+            _pack(path, MANY)
+        finally:
+            os._exit(0)
+
+
+@contextmanager
+def unpacked(path: Path) -> Iterator[None]:
+    """Wait until nobody packs the repository, and let nobody do so meanwhile."""
+    with _lock(path) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _lock(path: Path) -> IO[bytes]:
+    return (path / "megagraph.packing").open("ab")
+
+
+def _taken(lock: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _pack(path: Path, least: int) -> int:
@@ -56,6 +93,11 @@ def repack(path: Path, *, dry_run: bool = False) -> int:
     Nobody may write meanwhile. A kill at any moment leaves each object that is needed there at least once. With
     `dry_run` nothing is changed.
     """
+    with unpacked(path):
+        return _repack(path, dry_run)
+
+
+def _repack(path: Path, dry_run: bool) -> int:
     repo = pygit2.Repository(str(path))
     builder = pygit2.PackBuilder(repo)
     builder.set_threads(1)

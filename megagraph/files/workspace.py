@@ -17,7 +17,6 @@ from megagraph.files.diffs import FileDiff, between, made_by
 from megagraph.files.folders import export_to_folder, fill_folder, read_folder
 from megagraph.files.history import Author, Change, History, change_of, changes_of, message_of
 from megagraph.files.merging import Clash, Conflict, as_text, merge_file
-from megagraph.files.packing import pack
 from megagraph.files.paths import legal_path, matches
 from megagraph.files.rebuilding import Unmergeable, rebuild
 from megagraph.files.refs import Ref, commit_of
@@ -290,11 +289,6 @@ class Workspace:
             )
         except ToolError as error:
             raise UsageError(f"{folder} cannot be taken in. {error}") from error
-
-    def pack(self) -> int:
-        """Put what has gathered on disk into one file, if it is much; how many objects were packed."""
-        with self._turn:
-            return pack(self.path)
 
     def branch_from(self, version: str, name: str) -> Workspace:
         """A new branch in the same repository that starts at `version`. Raises `UsageError` if it exists."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from megagraph.errors import ToolError
+from megagraph.files.packing import pack_aside
 from megagraph.files.workspace import Workspace
 
 _SIZE = struct.Struct("!Q")
@@ -137,3 +138,4 @@ def serve(path: Path, branch: str, requests: IO[bytes], results: IO[bytes]) -> N
 
 if __name__ == "__main__":
     serve(Path(sys.argv[1]), sys.argv[2], sys.stdin.buffer, sys.stdout.buffer)
+    pack_aside(Path(sys.argv[1]))

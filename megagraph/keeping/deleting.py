@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import pygit2
 from megagraph.control import socket_path
 from megagraph.errors import RunBusy
 from megagraph.files.folders import remove_folder
+from megagraph.files.packing import unpacked
 from megagraph.home import Home
 from megagraph.keeping.rows import bytes_of, removal, tables, thread_tables
 
@@ -89,13 +90,18 @@ def _delete(home: Home, row: Mapping[str, Any]) -> Gone:
         repository = row["repository"] or run
         left = claims(home).get(repository)
         if left is None:
-            remove_folder(repository_path(home, repository))
+            remove_repository(repository_path(home, repository))
         else:
             drop_branch(repository_path(home, repository), run if row["repository"] else MAIN)
         remove_folder(home.path / "scratch" / run)
         socket_path(run).unlink(missing_ok=True)
         (home.path / "locks" / str(UUID(run))).unlink(missing_ok=True)
     return gone
+
+
+def remove_repository(path: Path) -> None:
+    with unpacked(path) if path.is_dir() else nullcontext():
+        remove_folder(path)
 
 
 def drop_branch(repository: Path, name: str) -> None:

@@ -16,7 +16,7 @@ import pygit2
 from megagraph.control import socket_path
 from megagraph.files.folders import remove_folder
 from megagraph.home import Home
-from megagraph.keeping.deleting import claims, drop_branch, folder_bytes
+from megagraph.keeping.deleting import claims, drop_branch, folder_bytes, remove_repository
 
 Kind = Literal["repository", "reference", "scratch", "lock", "socket"]
 
@@ -55,7 +55,9 @@ def find_leftovers(home: Home) -> list[Leftover]:
 def remove_leftover(home: Home, leftover: Leftover) -> None:
     path = Path(leftover.path) if leftover.kind == "socket" else home.path / leftover.path
     match leftover.kind:
-        case "repository" | "scratch":
+        case "repository":
+            remove_repository(path)
+        case "scratch":
             remove_folder(path)
         case "reference" if path.name.endswith(".lock"):
             path.unlink(missing_ok=True)
