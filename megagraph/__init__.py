@@ -92,5 +92,8 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         from importlib import import_module
 
-        return getattr(import_module(f"megagraph.{_HOMES[name]}"), name)
+        from megagraph.garbage import uncollected
+
+        with uncollected():
+            return getattr(import_module(f"megagraph.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

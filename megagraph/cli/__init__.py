@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sqlite3
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import NoReturn
 
 from megagraph.cli.options import app
 from megagraph.errors import HomeError, MegagraphError, UsageError
+from megagraph.garbage import THRESHOLDS
 
 for _kind in ("working", "watching", "looking", "reporting", "branching", "keeping", "serving"):
     # Each adds its commands to the program, in the order of the help.
@@ -21,6 +23,8 @@ USAGE = 2
 
 def main(args: Sequence[str] | None = None) -> None:
     """The program. What a person can mend is told in one line, and the exit code is not 0."""
+    # Most commands import a great deal, and do little more.
+    gc.set_threshold(*THRESHOLDS)
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a sign of the tree gets another one instead of an error.
         if hasattr(stream, "reconfigure"):
