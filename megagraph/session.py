@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables import RunnableConfig
@@ -37,6 +37,9 @@ from megagraph.state import AgentState
 from megagraph.stream import Stream
 from megagraph.team import AgentGraph, agent_graph
 from megagraph.tracing import is_traced, run_config
+
+if TYPE_CHECKING:
+    from megagraph.workers.forkserver import ForkServer
 
 Status = Literal["running", "done", "paused", "asking", "failed", "interrupted"]
 """`paused`: by a person or a limit; `asking`: waits for a person; `failed`: the boss could not go on;
@@ -79,6 +82,7 @@ class Session:
     """A task that nobody keeps may be collected before its end."""
     _losses: int = 0
     """How often a worker has died."""
+    _forks: ForkServer | None = None
 
     def stop(self, reason: str) -> None:
         """Let every agent stop at its next step."""
@@ -94,6 +98,10 @@ class Session:
 
     async def work(self) -> None:
         """Work until the run is done, stopped, or waits for a person."""
+        with self._forking():
+            await self._work()
+
+    async def _work(self) -> None:
         row = await asyncio.to_thread(self.home.find, self.run)
         before = row["seconds"] or 0.0
         used = sum((await asyncio.to_thread(self._ledger.used_by)).values(), start=NOTHING)
@@ -144,6 +152,21 @@ class Session:
             # Raises what became of all that was written without waiting.
             await self.home.database.write()
 
+    @contextlib.contextmanager
+    def _forking(self) -> Iterator[None]:
+        """Have a process to fork workers from, which gets ready while the boss thinks."""
+        if not self.workers:
+            # What workers are made of is not even imported by who works alone.
+            yield
+            return
+        from megagraph.workers.forkserver import ForkServer
+
+        self._forks = ForkServer()
+        try:
+            yield
+        finally:
+            self._forks.close()
+
     def _organisation(self, **parts: Any) -> Organisation:
         """The organisation of one attempt."""
         parts |= {
@@ -157,9 +180,8 @@ class Session:
             "stream": self.stream,
             "traced": is_traced(self.callbacks),
         }
-        if not self.workers:
+        if self._forks is None:
             return Organisation(**parts)
-        # Imported here: who works alone does without.
         from megagraph.workers.crew import FrontOrganisation
         from megagraph.workers.office import Posting
 
@@ -178,7 +200,7 @@ class Session:
             gone=self.outside.gone,
         )
         front = FrontOrganisation(**parts, shared=True)
-        front.staff(self.home, posting, self.workers)
+        front.staff(self.home, posting, self.workers, self._forks)
         return front
 
     async def _drive(self, org: Organisation) -> bool:

@@ -61,12 +61,24 @@ def play(home: Path, script: Script, latency: Any = 0.0, **kwargs: Any) -> tuple
         return asyncio.run(work(server))
 
 
-def processes(run: str) -> list[int]:
-    """The workers of this test's process."""
-    children = subprocess.run(
-        ["pgrep", "-P", str(os.getpid()), "-f", "megagraph.workers.worker"], capture_output=True
-    ).stdout
-    return [int(line) for line in children.split()]
+def below(pid: int) -> list[int]:
+    return [int(line) for line in subprocess.run(["pgrep", "-P", str(pid)], capture_output=True).stdout.split()]
+
+
+def forkservers(first: int = 0) -> list[int]:
+    """What a first process, this one if none is named, forks workers from."""
+    return [
+        pid for pid in below(first or os.getpid()) if b"workers.forkserver" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+
+
+def threads_of(pid: int) -> int:
+    return sum(1 for _ in Path(f"/proc/{pid}/task").iterdir())
+
+
+def processes(first: int = 0) -> list[int]:
+    """The workers of a run's first process, of this one if none is named."""
+    return [pid for server in forkservers(first) for pid in below(server)]
 
 
 # --- one organisation -----------------------------------------------------------------------------------------
@@ -78,7 +90,7 @@ def test_an_organisation_in_several_processes_does_what_it_does_in_one(tmp_path:
     assert files == EXPECTED
     with MegaGraph(home=tmp_path) as mega:
         assert sorted(row["name"] for row in mega.db["agents"].rows) == AGENTS
-    assert not processes(result.run), "they end with the run"
+    assert not processes(), "they end with the run"
 
 
 def test_letters_cross_from_one_process_to_another(tmp_path: Path) -> None:
@@ -336,7 +348,7 @@ def test_a_run_goes_on_by_itself_when_a_worker_is_killed(tmp_path: Path) -> None
                 events.append(event)
                 if event.agent == "north_a" and event.kind == "thought" and not killed:
                     killed = True
-                    os.kill(processes(run.id)[0], signal.SIGKILL)
+                    os.kill(processes()[0], signal.SIGKILL)
             return await run.result(), events, dict(run.files)
 
     with ModelServer(deep_script(), latency=0.1) as server:
@@ -347,6 +359,26 @@ def test_a_run_goes_on_by_itself_when_a_worker_is_killed(tmp_path: Path) -> None
     [lost] = [event for event in events if event.kind == "failed"]
     assert "signal 9" in lost.data["error"]
     assert unanswered <= 4, "at most what its agents had in flight is asked again"
+
+
+def test_a_run_goes_on_by_itself_when_what_workers_are_forked_from_is_killed_with_one_of_them(tmp_path: Path) -> None:
+    async def work(server: ModelServer) -> tuple[Result, int]:
+        async with opened(tmp_path, server) as mega:
+            run = await mega.start("The goal.")
+            threads = 0
+            async for event in run:
+                if event.agent == "north_a" and event.kind == "thought" and not threads:
+                    [parent] = forkservers()
+                    threads = threads_of(parent)
+                    one, _ = processes()
+                    os.kill(parent, signal.SIGKILL)
+                    os.kill(one, signal.SIGKILL)
+            return await run.result(), threads
+
+    with ModelServer(deep_script(), latency=0.1) as server:
+        result, threads = asyncio.run(work(server))
+    assert result.passed
+    assert threads == 1, "to fork a process with more would not be sound"
 
 
 @pytest.mark.parametrize("seed", range(RUNS))
@@ -378,17 +410,15 @@ def test_workers_end_when_the_first_process_is_killed(tmp_path: Path) -> None:
         for line in child.stdout:
             if line.startswith(b"thinking w"):
                 break
-        workers = subprocess.run(
-            ["pgrep", "-P", str(child.pid), "-f", "megagraph.workers.worker"], capture_output=True
-        ).stdout.split()
+        workers = processes(child.pid)
         assert len(workers) == 2
         child.kill()
         child.wait()
         child.stdout.close()
         until = time.monotonic() + 20
-        while any(Path(f"/proc/{int(pid)}").exists() for pid in workers) and time.monotonic() < until:
+        while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < until:
             time.sleep(0.02)
-        assert not any(Path(f"/proc/{int(pid)}").exists() for pid in workers)
+        assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
 
 
 # --- what cannot be -------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +22,7 @@ from megagraph.organisation import Organisation
 from megagraph.specs import BOSS, AgentSpec
 from megagraph.team_tools import Recruitment, admit
 from megagraph.workers.far import Granted
+from megagraph.workers.forkserver import Forked, ForkServer
 from megagraph.workers.link import Link, LinkLost
 from megagraph.workers.mail import FrontMailroom
 from megagraph.workers.office import Posting
@@ -37,7 +37,7 @@ class _Worker:
     """One worker, and what it holds of what there is only once."""
 
     number: int
-    process: asyncio.subprocess.Process | None = None
+    process: Forked | None = None
     link: Link | None = None
     listening: asyncio.Task[None] | None = None
     heads: set[str] = field(default_factory=set)
@@ -68,10 +68,10 @@ class FrontOrganisation(Organisation):
     home: Home
     _retelling: Retelling | None = None
 
-    def staff(self, home: Home, posting: Posting, count: int) -> None:
+    def staff(self, home: Home, posting: Posting, count: int, forks: ForkServer) -> None:
         """Let so many processes work for the boss's team, from `restore` to `aclose`."""
         self.home = home
-        self.workers = self.crew = Workers(self, posting, count)
+        self.workers = self.crew = Workers(self, posting, count, forks)
 
     def _make_mailroom(self) -> Mailroom:
         return FrontMailroom(self._notice, self._changed, self._post)
@@ -119,11 +119,12 @@ class FrontOrganisation(Organisation):
 class Workers:
     """The workers of a run, from `start` to `aclose`. A worker that dies stops the organisation, as a kill would."""
 
-    def __init__(self, org: FrontOrganisation, posting: Posting, count: int) -> None:
+    def __init__(self, org: FrontOrganisation, posting: Posting, count: int, forks: ForkServer) -> None:
         self.lost = ""
         """What became of a worker that ended before it was asked to."""
         self._org = org
         self._posting = posting
+        self._forks = forks
         self._workers = [_Worker(number) for number in range(count)]
         self._at: dict[str, _Worker] = {}
         self._origin: _Worker | None = None
@@ -230,16 +231,7 @@ class Workers:
     async def _start(self, worker: _Worker) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            worker.process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "megagraph.workers.worker",
-                str(theirs.fileno()),
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                # A Ctrl-C is for this process, which then stops them in order.
-                start_new_session=True,
-            )
+            worker.process = self._forks.fork(theirs)
         reader, writer = await asyncio.open_connection(sock=ours)
         worker.link = Link(reader, writer, lambda verb, args: self._hear(worker, verb, args))
         worker.tell("start", self._posting, worker.number)
@@ -252,8 +244,7 @@ class Workers:
         finally:
             self._take_back(worker)
             if not self._ending:
-                code = await worker.process.wait()
-                how = f"signal {-code}" if code < 0 else f"exit code {code}"
+                how = await worker.process.wait()
                 self.lost = self.lost or f"a worker process of the run ended unexpectedly ({how})"
                 self._org.stop(self.lost)
 
@@ -269,18 +260,17 @@ class Workers:
             self._leaving.append(asyncio.ensure_future(self._leave_slot()))
 
     async def _end(self, worker: _Worker) -> None:
-        if worker.process is None:
+        if worker.process is None or worker.listening is None:
             return
+        # Its line ends with it, whoever can tell how it ended.
+        over = asyncio.gather(worker.process.wait(), worker.listening, return_exceptions=True)
         try:
-            await asyncio.wait_for(worker.process.wait(), _LAST_SECONDS)
+            await asyncio.wait_for(over, _LAST_SECONDS)
         except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                worker.process.kill()
+            worker.process.kill()
             await worker.process.wait()
         if worker.link is not None:
             worker.link.close()
-        if worker.listening is not None:
-            await asyncio.gather(worker.listening, return_exceptions=True)
 
     # --- what they say and ask -----------------------------------------------------------------------------
 

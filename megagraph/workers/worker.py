@@ -1,4 +1,4 @@
-"""A worker process: `python -m megagraph.workers.worker FD`, started by the first process of a run.
+"""A worker process, forked by `workers/forkserver.py` for the first process of a run.
 
 It ends when it is told to, and at once when the first process is gone: what it has paid for by then it has written.
 """
@@ -6,7 +6,9 @@ It ends when it is told to, and at once when the first process is gone: what it 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
+import select
 import socket
 import sys
 from collections.abc import Coroutine
@@ -36,8 +38,9 @@ from megagraph.workers.tokens import pass_on
 class Worker:
     """What a worker is told, and does."""
 
-    def __init__(self) -> None:
+    def __init__(self, talk: socket.socket) -> None:
         self.link: Link
+        self._talk = talk
         self._office: asyncio.Future[Office] = asyncio.get_running_loop().create_future()
         self._early: list[tuple[str, tuple[Any, ...]]] = []
         """What was said before it was ready to take anything in."""
@@ -80,7 +83,7 @@ class Worker:
     async def _start(self, posting: Posting, number: int) -> None:
         self._home = home = Home(posting.home)
         self._ending.enter_context(home.helping(posting.run))
-        if os.getppid() == 1:
+        if _hung_up(self._talk):
             # The first process died before it could be seen that this one has begun.
             os._exit(1)
         scratch = posting.scratch / f"worker-{number}"
@@ -166,14 +169,27 @@ def _choice(posting: Posting) -> ModelChoice:
     return posting.choice or choose_model("rehearsal", script=posting.scenario.script())
 
 
-async def serve(number: int) -> None:
-    reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=number))
-    worker = Worker()
+def _hung_up(talk: socket.socket) -> bool:
+    """Whether the other end is gone, though not all may be read yet that it has said."""
+    poll = select.poll()
+    poll.register(talk, select.POLLHUP)
+    return any(event & select.POLLHUP for _, event in poll.poll(0))
+
+
+async def _serve(talk: socket.socket) -> None:
+    reader, writer = await asyncio.open_connection(sock=talk)
+    worker = Worker(talk)
     worker.link = Link(reader, writer, worker.hear)
     await worker.link.listen()
     # The first process is gone. What is in the writer's hands is written or not: both are sound.
     os._exit(1)
 
 
-if __name__ == "__main__":
-    asyncio.run(serve(int(sys.argv[1])))
+def prepare() -> None:
+    """Import what else a worker needs, once for all that are forked."""
+    importlib.import_module("megagraph.openai_chat")
+
+
+def main(talk: socket.socket) -> None:
+    """Work for the process at the other end of the socket."""
+    asyncio.run(_serve(talk))
