@@ -376,7 +376,9 @@ class Mailroom:
 
     def left(self, name: str) -> None:
         """Note that the loops of `name` and of everybody below it have come to their ends."""
-        self._leaving = {other for other in self._leaving if name not in self._above(other)}
+        self._leaving.discard(name)
+        if self._leaving and self.places[name].members:
+            self._leaving = {other for other in self._leaving if name not in self._above(other)}
 
     def over(self, lead: str, wave: int) -> bool:
         """Whether nobody of one of `lead`'s teams is open, or still in the middle of what it was dismissed from."""

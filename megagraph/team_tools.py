@@ -199,8 +199,15 @@ def _check_recruits(org: Organisation, lead: AgentSpec, wishes: Sequence[Recruit
 def _repeated_jobs(org: Organisation, lead: str, wishes: Sequence[Recruitment]) -> list[str]:
     """Which wishes would do again what an open agent is there for. One that has failed may be replaced."""
     places = org.mailroom.places
-    others = [p.spec for p in org.mailroom.open.values() if not (p.report and p.report.failed)]
     chain = [places[name].spec for name in org.chain(lead)]
+    above, promised = {spec.name for spec in chain}, {path for wish in wishes for path in wish.deliverables}
+    others = [
+        place.spec
+        for name, place in org.mailroom.open.items()
+        # The rest of a large organisation is at work on other things.
+        if (place.spec.lead == lead or name in above or not promised.isdisjoint(place.spec.deliverables))
+        and not (place.report and place.report.failed)
+    ]
     found = []
     for wish in wishes:
         spec = AgentSpec(

@@ -204,15 +204,16 @@ class Toolbox:
             return _refusal(caller, request, request.problem)
         described, outside = caller.org.prompts.tools, caller.org.outside
         tool = self._tools.get(request.tool) if request.tool in described else None
-        theirs = caller.org.outside_of(caller.spec.name)
-        if tool is None and request.tool in theirs and (brought := outside.get(request.tool)) is not None:
-            tool = _as_tool(brought, request.args)
-        if tool is None and request.tool in outside.gone:
-            text = f"Error: `{request.tool}` was given to this run before, and is not given any more. Do without it."
-            return Result(text, ok=False)
         if tool is None:
-            has = ", ".join((*described, *theirs))
-            return _refusal(caller, request, f"there is no tool `{request.tool}`. Your tools: {has}.")
+            theirs = caller.org.outside_of(caller.spec.name)
+            if request.tool in theirs and (brought := outside.get(request.tool)) is not None:
+                tool = _as_tool(brought, request.args)
+            elif request.tool in outside.gone:
+                why = "was given to this run before, and is not given any more. Do without it."
+                return Result(f"Error: `{request.tool}` {why}", ok=False)
+            else:
+                has = ", ".join((*described, *theirs))
+                return _refusal(caller, request, f"there is no tool `{request.tool}`. Your tools: {has}.")
         try:
             return _Ready(tool, tool.args.model_validate(request.args))
         except ValidationError as error:
