@@ -29,6 +29,7 @@ from megagraph.mcp_servers import McpServers, read_mcp
 from megagraph.model_rules import ModelRules
 from megagraph.models import ModelChoice, Tools, choose_model, with_rules
 from megagraph.outside_tools import Given, OutsideTools, accepted
+from megagraph.portal import running
 from megagraph.prices import Prices, parse_prices
 from megagraph.prompts import Prompts
 from megagraph.run import Result, Run
@@ -120,6 +121,7 @@ class MegaGraph:
         self._tools = accepted(tools, TOOLBOX.names)
         self._mcp = mcp
         self._workers = workers
+        self._begun: list[Run] = []
 
     @property
     def db(self) -> Tables:
@@ -204,6 +206,7 @@ class MegaGraph:
         await run.begin(
             choice, limits, self._unsafe, prompts, prices, self._callbacks, None, approve, outside, drive, workers
         )
+        self._begun = [*self._at_work(), run]
         return run
 
     async def resume(
@@ -246,6 +249,7 @@ class MegaGraph:
         await opened.begin(
             choice, limits, unsafe, prompts, prices, self._callbacks, pool, approve, outside, drive, workers
         )
+        self._begun = [*self._at_work(), opened]
         settings |= {
             "limits": limits.model_dump(),
             "prices": prices,
@@ -357,11 +361,20 @@ class MegaGraph:
         return self.sync.resume(run, limits=limits).sync.result()
 
     async def aclose(self) -> None:
-        await asyncio.to_thread(self.close)
+        """Stop what is still at work, as `Run.abort` does: it can be resumed. Then close the home."""
+        await asyncio.gather(*(run.abort() for run in self._at_work()))
+        await asyncio.to_thread(self.home.close)
 
     def close(self) -> None:
-        """Write what is left and close the home."""
+        """`aclose` without `await`. What works in the event loop of this very thread has to be stopped before."""
+        for run in self._at_work():
+            if run.loop is not running():
+                run.sync.abort()
         self.home.close()
+
+    def _at_work(self) -> list[Run]:
+        self._begun = [run for run in self._begun if run.loop is not None and run.loop.is_running()]
+        return self._begun
 
     async def __aenter__(self) -> Self:
         return self

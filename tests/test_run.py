@@ -8,6 +8,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,8 @@ from megagraph.rehearsal import (
     write_file,
 )
 from megagraph.run import Result
-from tests.scripts import Play, one
+from tests.model_server import ModelServer
+from tests.scripts import Play, deep_script, one
 
 
 def play(home: Path, parts: Mapping[str, Part], **kwargs: Any) -> tuple[Result, dict[str, str], list[Any]]:
@@ -537,6 +539,31 @@ def test_pausing_stops_everybody_and_nothing_is_lost(tmp_path: Path) -> None:
             assert all(row["n"] == row["last"] for row in rows), "every step was called once"
 
     asyncio.run(work())
+
+
+@pytest.mark.parametrize("how", ["async with", "with"])
+def test_who_leaves_a_run_at_work_finds_it_stopped_and_can_resume_it(tmp_path: Path, how: str) -> None:
+    async def leave(server: ModelServer) -> str:
+        async with MegaGraph("openai:scripted", base_url=server.url, home=tmp_path) as mega:
+            run = await mega.start("The goal.")
+            async for event in run:
+                if event.kind == "thinking" and event.agent == "north_a":
+                    break
+            return run.id
+
+    def leave_sync(server: ModelServer) -> str:
+        with MegaGraph("openai:scripted", base_url=server.url, home=tmp_path) as mega:
+            run = mega.sync.start("The goal.")
+            while len(server.log) < 3:
+                time.sleep(0.01)
+            return run.id
+
+    with ModelServer(deep_script(), latency=0.2) as server:
+        id_ = asyncio.run(leave(server)) if how == "async with" else leave_sync(server)
+        with MegaGraph("openai:scripted", base_url=server.url, home=tmp_path) as mega:
+            left = mega.open(id_).outcome()
+            assert (left.status, left.reason) == ("paused", "stopped at once")
+            assert mega.resume_sync(id_).passed
 
 
 def test_another_process_can_pause_a_run_and_answer_its_questions(tmp_path: Path) -> None:
