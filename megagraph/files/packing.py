@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -32,9 +32,9 @@ def pack(path: Path, least: int = MANY) -> int:
 def pack_aside(path: Path) -> None:
     """Have the repository packed, if that is worth it, by a process that nobody waits for, as `git gc` is.
 
-    The calling process has one thread, and nothing else to do: it should end now.
+    The calling process has one thread, and nothing else to do: it should end now. Files that are gone need nothing.
     """
-    with _lock(path) as lock:
+    with suppress(FileNotFoundError), _lock(path) as lock:
         if not _taken(lock) or sum(1 for _ in _loose(path / "objects")) < MANY or os.fork():
             return
         # The lock was taken before the fork, and is held until this is over.
