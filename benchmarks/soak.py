@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.server import served
+from benchmarks.watch import resident_mb
 from megagraph import Limits, MegaGraph, Run
 from megagraph.rehearsal import Brief, Heard, Script, Turn, call, finish, read_file, recruit, talk, wait_for, write_file
 
@@ -136,8 +137,8 @@ class Watch:
         return Look(
             time.time(),
             time.process_time(),
-            _resident("self"),
-            sum(map(_resident, _writers())),
+            resident_mb(),
+            sum(map(resident_mb, _writers())),
             sum(1 for _ in Path("/proc/self/fd").iterdir()),
             threading.active_count(),
             tasks,
@@ -146,14 +147,6 @@ class Watch:
             log.stat().st_size / 1e6 if log.exists() else 0.0,
             _space(self._repository) / 1e6,
         )
-
-
-def _resident(process: str) -> float:
-    """Megabytes of memory that a process has."""
-    for line in Path(f"/proc/{process}/status").read_text().splitlines():
-        if line.startswith("VmRSS"):
-            return int(line.split()[1]) / 1024
-    return 0.0
 
 
 def _writers() -> Iterator[str]:

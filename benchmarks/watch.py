@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 _TICK = 0.01
 
@@ -44,6 +45,14 @@ async def watched() -> AsyncIterator[dict[str, float]]:
             "threads": float(threads),
             "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         }
+
+
+def resident_mb(process: str = "self") -> float:
+    """Megabytes of memory that a process has now."""
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) / 1024
+    return 0.0
 
 
 def cpu_seconds() -> float:
