@@ -8,6 +8,7 @@ import os
 import random
 import time
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, Protocol
@@ -76,6 +77,12 @@ class ModelChoice:
         """Whether another process can open the same model."""
         choices = (self, *self.others.values())
         return all(isinstance(choice.make, _OpenAI | _Rehearsal) for choice in choices)
+
+    def warm(self) -> None:
+        """Import what the model is made of, which takes a tenth of a second and more, before a call waits for it."""
+        # If it cannot be made, the first call says so.
+        with suppress(Exception):
+            self.make()
 
     @property
     def name(self) -> str:

@@ -112,7 +112,7 @@ class Session:
         (sandbox, why_not), prices, _ = await asyncio.gather(
             asyncio.to_thread(_sandbox, self.unsafe_programs),
             asyncio.to_thread(prices_of, self.choice, self.prices),
-            asyncio.to_thread(_warm, self.choice),
+            asyncio.to_thread(self.choice.warm),
         )
         try:
             if not self.workers:
@@ -194,7 +194,8 @@ class Session:
             limits=self.limits,
             prompts=self.prompts,
             prices=dict(parts["prices"]),
-            unsafe_programs=self.unsafe_programs,
+            sandbox=parts["sandbox"],
+            no_sandbox=parts["no_sandbox"],
             approve=self.approve,
             mcp=self.outside.mcp,
             gone=self.outside.gone,
@@ -339,13 +340,6 @@ def _sandbox(unsafe: bool) -> tuple[Sandbox | None, str]:
         return choose_sandbox(unsafe=unsafe), ""
     except SandboxUnavailable as error:
         return None, str(error)
-
-
-def _warm(choice: ModelChoice) -> None:
-    """Import what the model is made of, which takes a tenth of a second and more, before a call waits for it."""
-    # If it cannot be made, the boss's first call says so.
-    with contextlib.suppress(Exception):
-        choice.make()
 
 
 def prices_of(choice: ModelChoice, prices: Prices) -> dict[str, Price | None]:

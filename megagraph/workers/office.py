@@ -15,6 +15,7 @@ from megagraph.mailroom import Mailroom
 from megagraph.models import ModelChoice
 from megagraph.organisation import Organisation
 from megagraph.prices import Price
+from megagraph.programs.sandbox import Sandbox
 from megagraph.prompts import Prompts
 from megagraph.scenario import Scenario
 from megagraph.specs import AgentSpec
@@ -37,7 +38,9 @@ class Posting:
     limits: Limits
     prompts: Prompts
     prices: dict[str, Price | None]
-    unsafe_programs: bool
+    sandbox: Sandbox | None
+    no_sandbox: str
+    """Why there is none."""
     approve: Approve
     mcp: Any
     """The MCP servers, of which each worker starts its own."""
@@ -72,6 +75,8 @@ class Office(Organisation):
             prompts=posting.prompts,
             scratch=posting.scratch,
             programs=posting.scenario.programs,
+            sandbox=posting.sandbox,
+            no_sandbox=posting.no_sandbox,
             approve=posting.approve,
             shared=True,
             front=Desk(link),

@@ -18,13 +18,11 @@ from typing import Any
 from langgraph.errors import GraphDrained, GraphInterrupt
 
 from megagraph.agent import TOOLBOX
-from megagraph.errors import SandboxUnavailable
 from megagraph.garbage import seldom_collected
 from megagraph.home import Home
 from megagraph.mcp_servers import McpServers, read_mcp
 from megagraph.models import ModelChoice, Models, choose_model
 from megagraph.outside_tools import OutsideTools, accepted
-from megagraph.programs.sandbox import choose_sandbox
 from megagraph.reviewer import reviewer_schemas
 from megagraph.stream import Stream
 from megagraph.team import work_at
@@ -94,12 +92,8 @@ class Worker:
         models = Models(choice, TOOLBOX.schemas(posting.prompts.tools), outside, gates)
         reviewers = Models(choice, reviewer_schemas(posting.prompts.reviewer_tools), None, gates)
         self._opened = [models, reviewers, outside]
-        sandbox, why_not = None, ""
-        try:
-            sandbox = await asyncio.to_thread(choose_sandbox, unsafe=posting.unsafe_programs)
-        except SandboxUnavailable as error:
-            why_not = str(error)
-        await home.saver.know(posting.run)
+        # A first call would wait for it, and all others in this process with it.
+        await asyncio.gather(home.saver.know(posting.run), asyncio.to_thread(choice.warm))
         office = Office(
             home,
             posting,
@@ -107,8 +101,6 @@ class Worker:
             models=models,
             reviewers=reviewers,
             meter=FarMeter(posting.limits, self.link),
-            sandbox=sandbox,
-            no_sandbox=why_not,
             outside=outside,
             stream=Stream(),
             traced=is_traced(()),
