@@ -98,7 +98,7 @@ class Session:
 
     async def work(self) -> None:
         """Work until the run is done, stopped, or waits for a person."""
-        with self._forking():
+        async with self._forking():
             await self._work()
 
     async def _work(self) -> None:
@@ -152,8 +152,8 @@ class Session:
             # Raises what became of all that was written without waiting.
             await self.home.database.write()
 
-    @contextlib.contextmanager
-    def _forking(self) -> Iterator[None]:
+    @contextlib.asynccontextmanager
+    async def _forking(self) -> AsyncIterator[None]:
         """Have a process to fork workers from, which gets ready while the boss thinks."""
         if not self.workers:
             # What workers are made of is not even imported by who works alone.
@@ -161,11 +161,11 @@ class Session:
             return
         from megagraph.workers.forkserver import ForkServer
 
-        self._forks = ForkServer()
+        self._forks = await asyncio.to_thread(ForkServer)
         try:
             yield
         finally:
-            self._forks.close()
+            await asyncio.to_thread(self._forks.close)
 
     def _organisation(self, **parts: Any) -> Organisation:
         """The organisation of one attempt."""
