@@ -8,15 +8,16 @@ came before it: where a write that nobody waits for fails, everything after it f
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import IO, Any, TypeAlias
 
 from megagraph.errors import HomeError
 from megagraph.text import whole
@@ -46,10 +47,15 @@ class _Job:
 
 
 class Database:
-    """A SQLite file with a group-committing writer and a reading connection. Safe to use from any thread."""
+    """A SQLite file with a group-committing writer and a reading connection. Safe to use from any thread.
 
-    def __init__(self, path: Path) -> None:
+    `turns` is a file by which processes that write to it at the same time take turns: who finds SQLite busy tries
+    again and again, up to a tenth of a second later, where who waits for a lock on a file is woken.
+    """
+
+    def __init__(self, path: Path, turns: Path | None = None) -> None:
         self.path = path
+        self._turns: IO[bytes] | None = None if turns is None else turns.open("ab")
         self.commits = 0
         """Transactions committed so far by this object."""
         self.statements = 0
@@ -109,6 +115,8 @@ class Database:
         self._writer.close()
         with self.read_lock:
             self.reader.close()
+        if self._turns is not None:
+            self._turns.close()
         if self._lost is not None and not self._told:
             raise self._lost
 
@@ -175,20 +183,38 @@ class Database:
         if self._lost is not None:
             return self._lost
         try:
+            with self._turn():
+                self._carry_out(jobs)
+        except Exception as error:
+            # Of any kind: without this thread, whoever writes would wait for ever.
+            return error
+        self.commits += 1
+        self.statements += sum(len(job.statements) for job in jobs)
+        return None
+
+    def _carry_out(self, jobs: list[_Job]) -> None:
+        try:
             self._writer.execute("BEGIN IMMEDIATE")
             for job in jobs:
                 for sql, params in job.statements:
                     self._writer.execute(sql, params)
             self._writer.execute("COMMIT")
-        except Exception as error:
-            # Of any kind: without this thread, whoever writes would wait for ever.
+        except BaseException:
             with suppress(sqlite3.Error):
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
-            return error
-        self.commits += 1
-        self.statements += sum(len(job.statements) for job in jobs)
-        return None
+            raise
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        if self._turns is None:
+            yield
+            return
+        fcntl.flock(self._turns, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._turns, fcntl.LOCK_UN)
 
     def _settle(self, jobs: list[_Job], error: Exception | None) -> None:
         if error is not None:

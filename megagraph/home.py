@@ -64,7 +64,7 @@ class Home:
             migrate(file, connection)
         finally:
             connection.close()
-        self.database = Database(file)
+        self.database = Database(file, turns=self.path / "locks" / "writing")
         self.saver = Saver(self.database)
 
     def workspace(self, run: str) -> Workspace:

@@ -152,3 +152,34 @@ def test_what_is_no_database_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(HomeError, match="cannot be opened as a database"):
         connect(file)
     assert file.read_bytes().startswith(b"this is no database")
+
+
+def test_processes_take_turns_and_one_that_is_killed_in_its_turn_gives_it_up(path: Path, tmp_path: Path) -> None:
+    turns = tmp_path / "writing"
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import fcntl, sys, time\n"
+            "turn = open(sys.argv[1], 'ab'); fcntl.flock(turn, fcntl.LOCK_EX); print('mine', flush=True)\n"
+            "time.sleep(600)\n",
+            turns,
+        ],
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout is not None
+    holder.stdout.readline()
+
+    async def work() -> None:
+        database = Database(path, turns)
+        waiting = asyncio.ensure_future(database.write((INSERT, (1,))))
+        await asyncio.sleep(0.2)
+        assert not waiting.done()
+        assert database.read("SELECT n FROM t") == [], "who reads waits for nobody"
+        holder.kill()
+        await asyncio.wait_for(waiting, 20)
+        database.close()
+
+    asyncio.run(work())
+    holder.wait()
+    holder.stdout.close()
