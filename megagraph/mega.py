@@ -36,6 +36,7 @@ from megagraph.run import Result, Run
 from megagraph.scenario import Scenario, find_scenario, load_scenario
 from megagraph.session import Drive, boss_spec, prices_of
 from megagraph.sync import MegaSync
+from megagraph.workers.forkserver import ForkServer
 
 if TYPE_CHECKING:
     from sqlite_utils import Database as Tables
@@ -105,7 +106,13 @@ class MegaGraph:
     ) -> None:
         if workers is not None and workers < 0:
             raise UsageError(f"workers={workers} cannot be.", "Give a number of processes, or 0 for none.")
-        self.home = Home(home)
+        # As early as can be, while there is one thread: then what is imported is there already.
+        self._forks = ForkServer() if workers else None
+        try:
+            self.home = Home(home)
+        except BaseException:
+            self._end_forks()
+            raise
         self._model = model
         self._models = models
         self._tool_protocol = tool_protocol
@@ -204,7 +211,18 @@ class MegaGraph:
         run = Run(self.home, id_, scenario)
         prompts = self._prompts_for(scenario)
         await run.begin(
-            choice, limits, self._unsafe, prompts, prices, self._callbacks, None, approve, outside, drive, workers
+            choice,
+            limits,
+            self._unsafe,
+            prompts,
+            prices,
+            self._callbacks,
+            None,
+            approve,
+            outside,
+            drive,
+            workers,
+            self._forks_for(workers),
         )
         self._begun = [*self._at_work(), run]
         return run
@@ -247,7 +265,18 @@ class MegaGraph:
         outside = await self._outside(mcp, settings.get("tools", []))
         prompts = self._prompts_for(opened.scenario)
         await opened.begin(
-            choice, limits, unsafe, prompts, prices, self._callbacks, pool, approve, outside, drive, workers
+            choice,
+            limits,
+            unsafe,
+            prompts,
+            prices,
+            self._callbacks,
+            pool,
+            approve,
+            outside,
+            drive,
+            workers,
+            self._forks_for(workers),
         )
         self._begun = [*self._at_work(), opened]
         settings |= {
@@ -363,14 +392,23 @@ class MegaGraph:
     async def aclose(self) -> None:
         """Stop what is still at work, as `Run.abort` does: it can be resumed. Then close the home."""
         await asyncio.gather(*(run.abort() for run in self._at_work()))
-        await asyncio.to_thread(self.home.close)
+        await asyncio.to_thread(self._close)
 
     def close(self) -> None:
         """`aclose` without `await`. What works in the event loop of this very thread has to be stopped before."""
         for run in self._at_work():
             if run.loop is not running():
                 run.sync.abort()
+        self._close()
+
+    def _close(self) -> None:
+        self._end_forks()
         self.home.close()
+
+    def _end_forks(self) -> None:
+        if self._forks is not None:
+            self._forks.close()
+            self._forks = None
 
     def _at_work(self) -> list[Run]:
         self._begun = [run for run in self._begun if run.loop is not None and run.loop.is_running()]
@@ -462,6 +500,12 @@ class MegaGraph:
                 "Leave `workers` out, or do without.",
             )
         return workers
+
+    def _forks_for(self, workers: int) -> ForkServer | None:
+        """What a run's workers are forked from, if it has any."""
+        if workers and self._forks is None:
+            self._forks = ForkServer()
+        return self._forks
 
     def _prompts_for(self, scenario: Scenario) -> Prompts:
         folders = [self._prompts, scenario.folder and scenario.folder / "prompts", self.home.path / "prompts"]

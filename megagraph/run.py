@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from megagraph.branches.edits import Changes, Edits
     from megagraph.branches.history import Step
     from megagraph.branches.plan import BranchPlan
+    from megagraph.workers.forkserver import ForkServer
 
 
 @dataclass(frozen=True)
@@ -392,12 +393,13 @@ class Run(Face):
         outside: OutsideTools | None = None,
         drive: Drive | None = None,
         workers: int = 0,
+        forks: ForkServer | None = None,
     ) -> None:
         """Go to work in this event loop, where the run was left. The run's lock is taken before this returns.
 
         With a `pool`, it is held to limits that it shares with other runs; `drive` runs its graph, for who wants to
-        have LangGraph's stream of it; so many `workers` are processes for the boss's team. Raises `RunBusy` where
-        another process works on it.
+        have LangGraph's stream of it; so many `workers`, forked from `forks`, are processes for the boss's team.
+        Raises `RunBusy` where another process works on it.
         """
         lock = self._home.lock(self.id)
         await asyncio.to_thread(lock.__enter__)
@@ -415,7 +417,7 @@ class Run(Face):
             approve or Approve(),
             outside or OutsideTools(),
         )
-        session.drive, session.workers = drive or session.drive, workers
+        session.drive, session.workers, session.forks = drive or session.drive, workers, forks
 
         async def work() -> None:
             try:

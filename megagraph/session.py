@@ -75,6 +75,8 @@ class Session:
     drive: Drive = AgentGraph.ainvoke
     workers: int = 0
     """Processes besides this one, which work for the boss's team."""
+    forks: ForkServer | None = None
+    """What they are forked from."""
     stream: Stream = field(default_factory=Stream)
     _org: Organisation | None = None
     _stop: str = ""
@@ -82,7 +84,6 @@ class Session:
     """A task that nobody keeps may be collected before its end."""
     _losses: int = 0
     """How often a worker has died."""
-    _forks: ForkServer | None = None
 
     def stop(self, reason: str) -> None:
         """Let every agent stop at its next step."""
@@ -98,10 +99,6 @@ class Session:
 
     async def work(self) -> None:
         """Work until the run is done, stopped, or waits for a person."""
-        async with self._forking():
-            await self._work()
-
-    async def _work(self) -> None:
         row = await asyncio.to_thread(self.home.find, self.run)
         before = row["seconds"] or 0.0
         used = sum((await asyncio.to_thread(self._ledger.used_by)).values(), start=NOTHING)
@@ -152,21 +149,6 @@ class Session:
             # Raises what became of all that was written without waiting.
             await self.home.database.write()
 
-    @contextlib.asynccontextmanager
-    async def _forking(self) -> AsyncIterator[None]:
-        """Have a process to fork workers from, which gets ready while the boss thinks."""
-        if not self.workers:
-            # What workers are made of is not even imported by who works alone.
-            yield
-            return
-        from megagraph.workers.forkserver import ForkServer
-
-        self._forks = await asyncio.to_thread(ForkServer)
-        try:
-            yield
-        finally:
-            await asyncio.to_thread(self._forks.close)
-
     def _organisation(self, **parts: Any) -> Organisation:
         """The organisation of one attempt."""
         parts |= {
@@ -180,7 +162,8 @@ class Session:
             "stream": self.stream,
             "traced": is_traced(self.callbacks),
         }
-        if self._forks is None:
+        if not self.workers or self.forks is None:
+            # What workers are made of is not even imported by who works alone.
             return Organisation(**parts)
         from megagraph.workers.crew import FrontOrganisation
         from megagraph.workers.office import Posting
@@ -201,7 +184,7 @@ class Session:
             gone=self.outside.gone,
         )
         front = FrontOrganisation(**parts, shared=True)
-        front.staff(self.home, posting, self.workers, self._forks)
+        front.staff(self.home, posting, self.workers, self.forks)
         return front
 
     async def _drive(self, org: Organisation) -> bool:

@@ -66,10 +66,14 @@ def below(pid: int) -> list[int]:
 
 
 def forkservers(first: int = 0) -> list[int]:
-    """What a first process, this one if none is named, forks workers from."""
-    return [
-        pid for pid in below(first or os.getpid()) if b"workers.forkserver" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
+    """What a first process, this one if none is named, forks workers from: its own image, or a program."""
+    own = command_of(first or os.getpid())
+    found = {pid: command_of(pid) for pid in below(first or os.getpid())}
+    return [pid for pid, command in found.items() if command == own or b"workers.forkserver" in command]
+
+
+def command_of(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def threads_of(pid: int) -> int:
@@ -419,6 +423,25 @@ def test_workers_end_when_the_first_process_is_killed(tmp_path: Path) -> None:
         while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < until:
             time.sleep(0.02)
         assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+
+def test_a_program_that_has_one_thread_is_forked_and_shares_nothing_with_what_comes_of_it(tmp_path: Path) -> None:
+    code = (
+        "import os, pathlib, socket, sys\n"
+        "from megagraph import MegaGraph, find_scenario\n"
+        "print('said once', end=' ')\n"
+        "one, other = socket.socketpair()\n"
+        "with MegaGraph('rehearsal', home=sys.argv[1], workers=2) as mega:\n"
+        "    one.close()\n"
+        "    other.settimeout(20)\n"
+        "    print(other.recv(1), end=' ')\n"
+        "    [child] = pathlib.Path(f'/proc/self/task/{os.getpid()}/children').read_text().split()\n"
+        "    print(sum(1 for _ in pathlib.Path(f'/proc/{child}/task').iterdir()), end=' ')\n"
+        "    print(mega.run(find_scenario('policy', {'size': 13})).passed)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "said once b'' 1 True\n", done.stderr
+    assert done.stderr == ""
 
 
 # --- what cannot be -------------------------------------------------------------------------------------------

@@ -1,9 +1,12 @@
 """Workers that need not start from nothing: forked from a process that has imported all that they are made of.
 
-`python -m megagraph.workers.forkserver FD` imports, which takes seconds of a core, and then forks whenever it is sent
-the ends of two sockets: one that the new worker talks on, and one that is told the worker's process number and, in the
-end, what became of it. It has one thread and nothing open, so that a fork of it is sound. It ends with the process
-that has started it.
+That process forks whenever it is sent the ends of two sockets: one that the new worker talks on, and one that is told
+the worker's process number and, in the end, what became of it. It has one thread, so that a fork of it is sound, and
+ends with the process that has started it.
+
+A process that has one thread itself, as a program has at its beginning, forks it off, and what it has imported by then
+is there. From any other, such as a notebook's, a fork might wait for ever for a lock that a thread held which is not
+there any more: it starts `python -m megagraph.workers.forkserver FD`, which has to import everything anew, in seconds.
 """
 
 from __future__ import annotations
@@ -18,6 +21,9 @@ import socket
 import struct
 import subprocess
 import sys
+import traceback
+from pathlib import Path
+from typing import NoReturn
 
 from megagraph.garbage import uncollected
 
@@ -64,13 +70,15 @@ class ForkServer:
     """The process to fork from. It is started at once, and imports while its starter goes on; end it with `close`."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
+        self._pid = 0
+        self._spawned: subprocess.Popen[bytes] | None = None
+        """The same process, where it was not forked."""
         self._line: socket.socket | None = None
         self._start()
 
     def fork(self, end: socket.socket) -> Forked:
         """A new worker, which talks on the socket `end` as soon as it is there. One that cannot be had has ended."""
-        if self._process is None or self._process.poll() is not None:
+        if self._has_ended():
             self.close()
             self._start()
         assert self._line is not None
@@ -80,40 +88,87 @@ class ForkServer:
         return Forked(self, ours)
 
     def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
+        if self._pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
 
     def close(self) -> None:
         """End it, after its workers."""
         if self._line is not None:
             self._line.close()
-        if self._process is not None:
-            # It may still be importing, and holds nothing that would have to be brought to an end.
-            self._process.kill()
-            self._process.wait()
-        self._line = self._process = None
+        # It may still be importing, and holds nothing that would have to be brought to an end.
+        self.kill()
+        self._has_ended(wait=True)
+        self._line = None
 
     def _start(self) -> None:
         self._line, theirs = socket.socketpair()
         with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "megagraph.workers.forkserver", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                # A Ctrl-C is for the first process, which then stops the workers in order.
-                start_new_session=True,
-            )
+            if _has_one_thread():
+                for stream in (sys.stdout, sys.stderr):
+                    stream.flush()
+                self._pid = os.fork()
+                if not self._pid:
+                    _begin_anew(theirs)
+            else:
+                self._spawned = subprocess.Popen(
+                    [sys.executable, "-m", "megagraph.workers.forkserver", str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    # A Ctrl-C is for the first process, which then stops the workers in order.
+                    start_new_session=True,
+                )
+                self._pid = self._spawned.pid
+
+    def _has_ended(self, *, wait: bool = False) -> bool:
+        if self._spawned is not None:
+            if (self._spawned.wait() if wait else self._spawned.poll()) is None:
+                return False
+        elif self._pid:
+            # Somebody else may have waited for it: for all children of this process.
+            with contextlib.suppress(ChildProcessError):
+                if not os.waitpid(self._pid, 0 if wait else os.WNOHANG)[0]:
+                    return False
+        self._pid, self._spawned = 0, None
+        return True
 
 
-def main(number: int) -> None:
-    """Import, and fork until the other end of the line is closed."""
+def _has_one_thread() -> bool:
+    try:
+        return sum(1 for _ in Path("/proc/self/task").iterdir()) == 1
+    except OSError:
+        return False
+
+
+def _begin_anew(line: socket.socket) -> NoReturn:
+    """Go on as the fork server in a process that was something else a moment ago."""
+    try:
+        # What was there is another process's, and stays there: to be closed would be to close what has its number next.
+        gc.freeze()
+        os.setsid()
+        signal.set_wakeup_fd(-1)
+        for word in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(word, signal.SIG_DFL)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for file in Path("/proc/self/fd").iterdir():
+            if (number := int(file.name)) not in (1, 2, line.fileno(), nothing):
+                with contextlib.suppress(OSError):
+                    os.dup2(nothing, number, inheritable=False)
+        serve(line)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(1)
+
+
+def serve(line: socket.socket) -> None:
+    """Import, and fork until the other end of the line is closed; in the workers, be one."""
     with uncollected():
         from megagraph.workers import worker
 
         worker.prepare()
     # What is there now is shared by all workers, as long as the collector does not touch it.
     gc.freeze()
-    line = socket.socket(fileno=number)
     waking, woken = socket.socketpair()
     for end in (waking, woken):
         end.setblocking(False)
@@ -162,4 +217,4 @@ def _tell(listener: socket.socket, number: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    serve(socket.socket(fileno=int(sys.argv[1])))
