@@ -17,6 +17,11 @@ from megagraph.errors import HomeError, UsageError
 
 _STALE_SECONDS = 0.5
 
+CACHED = 256 * 1024
+"""Bytes of commits and trees that libgit2 keeps. It would keep 256 MB, and so every version that there ever was."""
+
+pygit2.settings.cache_max_size(CACHED)
+
 
 class Ref:
     """The branch `name` of the repository at `path`; both are made where they do not exist."""
