@@ -37,8 +37,17 @@ class Place(NamedTuple):
     """For a result, the id of the call in the model's answer."""
 
 
-_PLACES: dict[int, tuple[weakref.ref[BaseMessage], Place]] = {}
-"""The messages that were made of rows, while they are in use."""
+class _Known(weakref.ref[BaseMessage]):
+    """A message that was made of a row, as long as it is in use."""
+
+    __slots__ = ("key", "place")
+
+    key: int
+    place: Place
+
+
+_KNOWN: dict[int, _Known] = {}
+"""These messages by their identity."""
 
 
 def heard_in(row: CallRow) -> list[HumanMessage]:
@@ -92,14 +101,20 @@ def _result(row: ToolRow, call: str) -> ToolMessage:
 
 def _known(message: M, place: Place) -> M:
     # What is read from a checkpoint is not noted: whoever reads it may change it in place.
-    key = id(message)
-    _PLACES[key] = weakref.ref(message, lambda _: _PLACES.pop(key, None)), place
+    known = _Known(message, _forget)
+    known.key, known.place = id(message), place
+    _KNOWN[known.key] = known
     return message
 
 
+def _forget(known: weakref.ref[BaseMessage]) -> None:
+    assert isinstance(known, _Known)
+    _KNOWN.pop(known.key, None)
+
+
 def _place(message: Any) -> Any:
-    found = _PLACES.get(id(message))
-    return tuple(found[1]) if found is not None and found[0]() is message else message
+    found = _KNOWN.get(id(message))
+    return tuple(found.place) if found is not None and found() is message else message
 
 
 def _each(channel: str, value: Any, change: Callable[[Any], Any]) -> Any:
