@@ -4,12 +4,13 @@ any other. Their branches are tried in `tests/test_branches.py`."""
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage
 from langgraph.types import StateSnapshot
 
 from megagraph import Limits, MegaGraph, Run
@@ -242,3 +243,32 @@ def seat_of(run: Run) -> str:
         )
     ]
     return next(name for name in names if "|lead2:" in name and name.rpartition("|")[2].startswith("desk"))
+
+
+def test_agents_whose_work_is_over_leave_nothing_behind_but_their_rows(tmp_path: Path) -> None:
+    """What is left in memory for each is its place, and what the boss has said and heard of it."""
+
+    class Counting(RehearsalModel):
+        left: dict[int, int] = {}
+        """For each number of recruits of the boss, the fewest objects that there were."""
+
+        def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> Any:
+            if read_brief(messages).name == "boss":
+                calls = [c for m in messages if isinstance(m, AIMessage) for c in m.tool_calls]
+                waves = sum(c["name"] == "recruit" for c in calls)
+                gc.collect()
+                now = len(gc.get_objects())
+                self.left[waves] = min(now, self.left.get(waves, now))
+            return super()._generate(messages, *args, **kwargs)
+
+    async def work() -> dict[int, int]:
+        model = Counting(script=generations_script(36))
+        async with MegaGraph(model, home=tmp_path, limits=MANY) as mega:
+            run = await mega.start("Write the files.")
+            assert (await run.result()).passed
+            return model.left
+
+    left = asyncio.run(work())
+    then, now = left[10], left[34]
+    # Three agents to a generation. Of the twenty objects, most are the messages of the boss.
+    assert now - then < 24 * 3 * (34 - 10)

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pygit2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,6 +22,7 @@ from megagraph.errors import HomeError, ToolError, UsageError
 from megagraph.files.history import Author
 from megagraph.files.merging import MAX_SHOWN, Conflict
 from megagraph.files.packing import pack
+from megagraph.files.refs import CACHED
 from megagraph.files.workspace import Workspace
 from megagraph.files.writer import Writer
 from tests.sandboxes import marked, new_mark, wait_until_none
@@ -678,6 +680,13 @@ def test_a_lock_file_left_by_a_killed_process_does_not_stop_the_next(workspace: 
     os.utime(lock, (time.time() - 60, time.time() - 60))
     assert workspace.write("a", "x", base=None, author=ANN).changed
     assert not lock.exists()
+
+
+def test_old_versions_do_not_stay_in_memory(workspace: Workspace) -> None:
+    version: str | None = None
+    for n in range(1000):
+        version = workspace.write("parts/one.txt", f"{n}\n", base=version, author=ANN).version
+    assert pygit2.settings.cached_memory[0] < 1.2 * CACHED
 
 
 def test_what_is_no_repository_is_said_to_be_none(tmp_path: Path) -> None:
