@@ -31,6 +31,7 @@ CONNECT_SECONDS = 10.0
 _OFFICIAL = "https://api.openai.com/v1"
 _NO_STREAMS = (400, 404, 405, 422, 501)
 """Statuses with which a server may refuse to stream; if it was something else, it refuses the plain call too."""
+_STREAMED = {"stream": True, "stream_options": {"include_usage": True}}
 
 
 class LeanChatOpenAI(ChatOpenAI):
@@ -55,18 +56,18 @@ class LeanChatOpenAI(ChatOpenAI):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        payload = self._get_request_payload(messages, stop=stop, **kwargs)
-        if "messages" not in payload:
+        body = self._body(messages, stop, kwargs)
+        if body is None:
             # Some models are only to be had through the Responses API, which the SDK speaks.
             return await super()._agenerate(messages, stop, run_manager, **kwargs)
-        payload |= payload.pop("extra_body", None) or {}
-        if self.openai_api_base and "max_completion_tokens" in payload:
-            # The name that OpenAI has given up is the one that all compatible servers know.
-            payload["max_tokens"] = payload.pop("max_completion_tokens")
-        body = {k: v for k, v in payload.items() if v is not None}
-        answer = await self._told(body, run_manager) if run_manager and wants_tokens(run_manager) else None
+        plain, answer = to_json(body), None
+        streamed = to_json(body | _STREAMED) if run_manager and self._streams and wants_tokens(run_manager) else b""
+        # A call takes long, and a conversation as dicts several times its text.
+        del body
+        if run_manager and streamed:
+            answer = await self._told(streamed, run_manager)
         if answer is None:
-            answer = await self._post(body)
+            answer = await self._post(plain)
         _check(answer)
         result = self._create_chat_result(answer)
         for generation, choice in zip(result.generations, answer["choices"], strict=True):
@@ -74,25 +75,35 @@ class LeanChatOpenAI(ChatOpenAI):
                 generation.message.additional_kwargs["refusal"] = refusal
         return result
 
+    def _body(
+        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        """What is sent for a chat completion; None where the model has none."""
+        payload = self._get_request_payload(messages, stop=stop, **kwargs)
+        if "messages" not in payload:
+            return None
+        payload |= payload.pop("extra_body", None) or {}
+        if self.openai_api_base and "max_completion_tokens" in payload:
+            # The name that OpenAI has given up is the one that all compatible servers know.
+            payload["max_tokens"] = payload.pop("max_completion_tokens")
+        return {k: v for k, v in payload.items() if v is not None}
+
     def _should_stream(self, **kwargs: Any) -> bool:
         # For a handler that wants tokens, `_agenerate` streams by itself: the answer is read as any other is.
         return bool(kwargs.get("stream")) and super()._should_stream(**kwargs)
 
-    async def _post(self, body: dict[str, Any]) -> dict[str, Any]:
+    async def _post(self, body: bytes) -> dict[str, Any]:
         async with self._request(body) as response:
             answer: dict[str, Any] = from_json(await response.read())
             return answer
 
-    async def _told(self, body: dict[str, Any], run_manager: AsyncCallbackManagerForLLMRun) -> dict[str, Any] | None:
+    async def _told(self, body: bytes, run_manager: AsyncCallbackManagerForLLMRun) -> dict[str, Any] | None:
         """The answer, told piece by piece as it is written; None from a server that cannot do so.
 
         Who only watches must not make a call fail.
         """
-        if not self._streams:
-            return None
-        streamed = {**body, "stream": True, "stream_options": {"include_usage": True}}
         try:
-            async with self._request(streamed) as response:
+            async with self._request(body) as response:
                 if response.content_type != "text/event-stream":
                     answer: dict[str, Any] = json.loads(await response.read())
                     return answer
@@ -111,9 +122,9 @@ class LeanChatOpenAI(ChatOpenAI):
             return None
 
     @asynccontextmanager
-    async def _request(self, body: dict[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _request(self, body: bytes) -> AsyncIterator[aiohttp.ClientResponse]:
         url = (self.openai_api_base or _OFFICIAL).rstrip("/") + "/chat/completions"
-        async with self._opened().post(url, data=to_json(body)) as response:
+        async with self._opened().post(url, data=body) as response:
             if response.status != 200:
                 raise _refusal(response, await response.read())
             yield response
