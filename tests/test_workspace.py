@@ -684,9 +684,11 @@ def test_a_lock_file_left_by_a_killed_process_does_not_stop_the_next(workspace: 
 
 def test_old_versions_do_not_stay_in_memory(workspace: Workspace) -> None:
     version: str | None = None
+    # What other tests have left in this process is not this repository's to give up.
+    before = pygit2.settings.cached_memory[0]
     for n in range(1000):
         version = workspace.write("parts/one.txt", f"{n}\n", base=version, author=ANN).version
-    assert pygit2.settings.cached_memory[0] < 1.2 * CACHED
+    assert pygit2.settings.cached_memory[0] < max(before, CACHED) + CACHED / 2
 
 
 def test_what_is_no_repository_is_said_to_be_none(tmp_path: Path) -> None:
