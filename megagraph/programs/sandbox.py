@@ -37,7 +37,17 @@ _SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/alternatives")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 # The ids that systemd keeps for users that live as long as one service does: no file and no person has them.
 _TRANSIENT_IDS = range(61184, 65520)
-_next_id = itertools.count(int.from_bytes(os.urandom(2), "big"))
+_next_id = itertools.count()
+
+
+def _begin_somewhere() -> None:
+    """Number on from anywhere: two processes, one forked from the other, are to give different ids."""
+    global _next_id
+    _next_id = itertools.count(int.from_bytes(os.urandom(2), "big"))
+
+
+_begin_somewhere()
+os.register_at_fork(after_in_child=_begin_somewhere)
 
 
 class ProgramLimits(BaseModel):
