@@ -153,12 +153,11 @@ class LeanChatOpenAI(ChatOpenAI):
 
 
 def _proxy_to(url: str) -> str | None:
-    """The proxy that the environment names for a server (`HTTPS_PROXY`, `ALL_PROXY`, but for `NO_PROXY`)."""
+    """The proxy that the environment names for a server: `HTTPS_PROXY` or `HTTP_PROXY`, but for those of `NO_PROXY`."""
     parts = urlsplit(url)
     if not parts.hostname or proxy_bypass(parts.hostname):
         return None
-    proxies = getproxies()
-    return proxies.get(parts.scheme) or proxies.get("all")
+    return getproxies().get(parts.scheme)
 
 
 def _check(answer: Any) -> None:

@@ -162,6 +162,8 @@ def test_calls_go_through_the_proxy_that_the_environment_names(tmp_path: Path, m
 
     # A login for the server is not for its models, which have a key.
     (tmp_path / "netrc").write_text("machine models.example login somebody password secret\n")
+    for name in ("http_proxy", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     with ModelServer(SIMPLE) as server:
         monkeypatch.setenv("HTTP_PROXY", server.url.removesuffix("/v1"))
