@@ -210,11 +210,12 @@ class Database:
         if self._turns is None:
             yield
             return
-        fcntl.flock(self._turns, fcntl.LOCK_EX)
+        # The process's own: what it has forked does not hold it on when it is killed.
+        fcntl.lockf(self._turns, fcntl.LOCK_EX)
         try:
             yield
         finally:
-            fcntl.flock(self._turns, fcntl.LOCK_UN)
+            fcntl.lockf(self._turns, fcntl.LOCK_UN)
 
     def _settle(self, jobs: list[_Job], error: Exception | None) -> None:
         if error is not None:

@@ -161,7 +161,7 @@ def test_processes_take_turns_and_one_that_is_killed_in_its_turn_gives_it_up(pat
             sys.executable,
             "-c",
             "import fcntl, sys, time\n"
-            "turn = open(sys.argv[1], 'ab'); fcntl.flock(turn, fcntl.LOCK_EX); print('mine', flush=True)\n"
+            "turn = open(sys.argv[1], 'ab'); fcntl.lockf(turn, fcntl.LOCK_EX); print('mine', flush=True)\n"
             "time.sleep(600)\n",
             turns,
         ],
