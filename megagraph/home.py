@@ -69,10 +69,13 @@ class Home:
 
     def workspace(self, run: str) -> Workspace:
         """The shared files of a run. Those of a branch are in the repository of the run that its family began with."""
+        path = self.repository(run)
+        return Workspace(path) if path.stem == run else Workspace(path, run)
+
+    def repository(self, run: str) -> Path:
+        """Where the shared files of a run are, or will be."""
         rows = self.database.read("SELECT repository FROM runs WHERE run = ?", (run,))
-        if rows and (repository := rows[0]["repository"]):
-            return Workspace(self.path / "files" / f"{repository}.git", run)
-        return Workspace(self.path / "files" / f"{run}.git")
+        return self.path / "files" / f"{(rows and rows[0]['repository']) or run}.git"
 
     def ledger(self, run: str) -> Ledger:
         return Ledger(self.database, run)
@@ -212,7 +215,7 @@ def _await_helpers(file: IO[str], run: str) -> None:
             if time.monotonic() > until:
                 raise RunBusy(
                     f"worker processes of run {run[:8]} are still at work, though the one that started them is gone.",
-                    "Try again in a moment; if they stay, end them (`pgrep -f megagraph.workers`).",
+                    f"Try again in a moment; if they stay, end those who hold {file.name} (`fuser` lists them).",
                 ) from None
             time.sleep(0.02)
 

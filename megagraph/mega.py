@@ -23,6 +23,7 @@ from megagraph.approvals import Approve
 from megagraph.branches.moves import forked
 from megagraph.checks import Check, parse_checks, restored
 from megagraph.errors import UsageError
+from megagraph.files.packing import await_packing
 from megagraph.home import Home
 from megagraph.limits import Limits, Pool
 from megagraph.mcp_servers import McpServers, read_mcp
@@ -106,13 +107,6 @@ class MegaGraph:
     ) -> None:
         if workers is not None and workers < 0:
             raise UsageError(f"workers={workers} cannot be.", "Give a number of processes, or 0 for none.")
-        # As early as can be, while there is one thread: then what is imported is there already.
-        self._forks = ForkServer() if workers else None
-        try:
-            self.home = Home(home)
-        except BaseException:
-            self._end_forks()
-            raise
         self._model = model
         self._models = models
         self._tool_protocol = tool_protocol
@@ -129,6 +123,14 @@ class MegaGraph:
         self._mcp = mcp
         self._workers = workers
         self._begun: list[Run] = []
+        """What was started or resumed here, all of it."""
+        # Before the home is opened, which has a thread: then what is imported is there already.
+        self._forks = ForkServer() if workers else None
+        try:
+            self.home = Home(home)
+        except BaseException:
+            self._end_forks()
+            raise
 
     @property
     def db(self) -> Tables:
@@ -224,7 +226,7 @@ class MegaGraph:
             workers,
             self._forks_for(workers),
         )
-        self._begun = [*self._at_work(), run]
+        self._begun.append(run)
         return run
 
     async def resume(
@@ -278,7 +280,7 @@ class MegaGraph:
             workers,
             self._forks_for(workers),
         )
-        self._begun = [*self._at_work(), opened]
+        self._begun.append(opened)
         settings |= {
             "limits": limits.model_dump(),
             "prices": prices,
@@ -390,19 +392,27 @@ class MegaGraph:
         return self.sync.resume(run, limits=limits).sync.result()
 
     async def aclose(self) -> None:
-        """Stop what is still at work, as `Run.abort` does: it can be resumed. Then close the home."""
-        await asyncio.gather(*(run.abort() for run in self._at_work()))
-        await asyncio.to_thread(self._close)
+        """Stop what is still at work, as `Run.abort` does: it can be resumed. Then close the home; all is at rest."""
+        try:
+            await asyncio.gather(*(run.abort() for run in self._at_work()))
+        finally:
+            await asyncio.to_thread(self._close)
 
     def close(self) -> None:
         """`aclose` without `await`. What works in the event loop of this very thread has to be stopped before."""
-        for run in self._at_work():
-            if run.loop is not running():
-                run.sync.abort()
-        self._close()
+        try:
+            for run in self._at_work():
+                if run.loop is not running():
+                    run.sync.abort()
+        finally:
+            self._close()
 
     def _close(self) -> None:
         self._end_forks()
+        # Its result was not held up by that, but who closes the home may want to move or delete it.
+        for run in self._begun:
+            await_packing(self.home.repository(run.id))
+        self._begun.clear()
         self.home.close()
 
     def _end_forks(self) -> None:
@@ -411,8 +421,7 @@ class MegaGraph:
             self._forks = None
 
     def _at_work(self) -> list[Run]:
-        self._begun = [run for run in self._begun if run.loop is not None and run.loop.is_running()]
-        return self._begun
+        return [run for run in self._begun if run.loop is not None and run.loop.is_running()]
 
     async def __aenter__(self) -> Self:
         return self

@@ -32,9 +32,9 @@ def pack(path: Path, least: int = MANY) -> int:
 def pack_aside(path: Path) -> None:
     """Have the repository packed, if that is worth it, by a process that nobody waits for, as `git gc` is.
 
-    The calling process has one thread, and nothing else to do: it should end now. Files that are gone need nothing.
+    The calling process has one thread, and nothing else to do: it should end now. What cannot be packed stays as it is.
     """
-    with suppress(FileNotFoundError), _lock(path) as lock:
+    with suppress(OSError), _lock(path) as lock:
         if not _taken(lock) or sum(1 for _ in _loose(path / "objects")) < MANY or os.fork():
             return
         # The lock was taken before the fork, and is held until this is over.
@@ -54,6 +54,12 @@ def unpacked(path: Path) -> Iterator[None]:
     with _lock(path) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def await_packing(path: Path) -> None:
+    """Return when nobody packs the repository. One that is not there, or cannot be locked, nobody does."""
+    with suppress(OSError), unpacked(path):
+        pass
 
 
 def _lock(path: Path) -> IO[bytes]:
@@ -132,7 +138,8 @@ def _repack(path: Path, dry_run: bool) -> int:
 
 def size_of(path: Path) -> int:
     """The bytes of the objects of a repository."""
-    return sum(file.stat().st_size for file in (path / "objects").rglob("*") if file.is_file())
+    with unpacked(path):
+        return sum(file.stat().st_size for file in (path / "objects").rglob("*") if file.is_file())
 
 
 def _loose(objects: Path) -> Iterator[tuple[str, Path]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pygit2
 from megagraph.control import socket_path
 from megagraph.errors import RunBusy
 from megagraph.files.folders import remove_folder
-from megagraph.files.packing import unpacked
+from megagraph.files.packing import await_packing
 from megagraph.home import Home
 from megagraph.keeping.rows import bytes_of, removal, tables, thread_tables
 
@@ -100,8 +100,8 @@ def _delete(home: Home, row: Mapping[str, Any]) -> Gone:
 
 
 def remove_repository(path: Path) -> None:
-    with unpacked(path) if path.is_dir() else nullcontext():
-        remove_folder(path)
+    await_packing(path)
+    remove_folder(path)
 
 
 def drop_branch(repository: Path, name: str) -> None:

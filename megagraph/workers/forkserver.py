@@ -26,8 +26,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from megagraph.garbage import uncollected
+from megagraph.portal import running
 
 _NUMBER = struct.Struct("!i")
+_WORDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Forked:
@@ -88,7 +90,7 @@ class ForkServer:
         return Forked(self, ours)
 
     def kill(self) -> None:
-        if self._pid:
+        if not self._has_ended():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._pid, signal.SIGKILL)
 
@@ -104,12 +106,8 @@ class ForkServer:
     def _start(self) -> None:
         self._line, theirs = socket.socketpair()
         with theirs:
-            if _has_one_thread():
-                for stream in (sys.stdout, sys.stderr):
-                    stream.flush()
-                self._pid = os.fork()
-                if not self._pid:
-                    _begin_anew(theirs)
+            if _may_fork():
+                self._pid = _forked(theirs)
             else:
                 self._spawned = subprocess.Popen(
                     [sys.executable, "-m", "megagraph.workers.forkserver", str(theirs.fileno())],
@@ -133,11 +131,44 @@ class ForkServer:
         return True
 
 
-def _has_one_thread() -> bool:
+def _may_fork() -> bool:
+    """Whether a fork of this process is sound.
+
+    It has one thread. No SQLite file with a write-ahead log is open: the library would take what it knows of its locks
+    for true in the child as well. And there is no event loop but the one that runs, which its caller holds on to: one
+    that is closed in the child would close its ears here too.
+    """
     try:
-        return sum(1 for _ in Path("/proc/self/task").iterdir()) == 1
+        threads = sum(1 for _ in Path("/proc/self/task").iterdir())
+        files = [_target(file) for file in Path("/proc/self/fd").iterdir()]
     except OSError:
         return False
+    loops = sum(file == "anon_inode:[eventpoll]" for file in files)
+    databases = any(file.endswith(("-wal", "-shm", "megagraph.db")) for file in files)
+    return threads == 1 and not databases and loops <= (running() is not None)
+
+
+def _target(link: Path) -> str:
+    with contextlib.suppress(OSError):
+        return str(link.readlink())
+    return ""
+
+
+def _forked(line: socket.socket) -> int:
+    """The number of a process that goes on as the fork server."""
+    for stream in (sys.stdout, sys.stderr):
+        # They may be closed, or not be there.
+        with contextlib.suppress(AttributeError, ValueError, OSError):
+            stream.flush()
+    # A Ctrl-C in the child must not be answered by what this program would do.
+    signals = signal.pthread_sigmask(signal.SIG_BLOCK, _WORDS)
+    try:
+        pid = os.fork()
+        if not pid:
+            _begin_anew(line)
+        return pid
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, signals)
 
 
 def _begin_anew(line: socket.socket) -> NoReturn:
@@ -147,13 +178,14 @@ def _begin_anew(line: socket.socket) -> NoReturn:
         gc.freeze()
         os.setsid()
         signal.set_wakeup_fd(-1)
-        for word in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for word in _WORDS:
             signal.signal(word, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         nothing = os.open(os.devnull, os.O_RDWR)
         for file in Path("/proc/self/fd").iterdir():
             if (number := int(file.name)) not in (1, 2, line.fileno(), nothing):
                 with contextlib.suppress(OSError):
-                    os.dup2(nothing, number, inheritable=False)
+                    os.dup2(nothing, number, inheritable=number == 0)
         serve(line)
     except BaseException:
         traceback.print_exc()
@@ -189,6 +221,8 @@ def serve(line: socket.socket) -> None:
                 if not word:
                     return
                 talk, status = (socket.socket(fileno=fd) for fd in fds)
+                for end in (talk, status):
+                    end.set_inheritable(False)
                 pid = os.fork()
                 if not pid:
                     break
