@@ -554,7 +554,9 @@ def test_who_leaves_a_run_at_work_finds_it_stopped_and_can_resume_it(tmp_path: P
     def leave_sync(server: ModelServer) -> str:
         with MegaGraph("openai:scripted", base_url=server.url, home=tmp_path) as mega:
             run = mega.sync.start("The goal.")
+            until = time.monotonic() + 60
             while len(server.log) < 3:
+                assert time.monotonic() < until, "it does not work"
                 time.sleep(0.01)
             return run.id
 

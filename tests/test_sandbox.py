@@ -311,7 +311,7 @@ def test_the_memory_of_all_processes_is_bounded(sandbox: Sandbox, tree: Path) ->
                 os.write(writing, b".")
                 time.sleep(60)
         # One that was killed says nothing.
-        while select.select([reading], [], [], 2)[0]:
+        while select.select([reading], [], [], 5)[0]:
             os.read(reading, 1)
         """,
         limits=ProgramLimits(wall_seconds=120, memory_mb=256),

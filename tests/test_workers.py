@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -73,7 +74,9 @@ def forkservers(first: int = 0) -> list[int]:
 
 
 def command_of(pid: int) -> bytes:
-    return Path(f"/proc/{pid}/cmdline").read_bytes()
+    with contextlib.suppress(FileNotFoundError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 def threads_of(pid: int) -> int:
@@ -89,12 +92,21 @@ def processes(first: int = 0) -> list[int]:
 
 
 def test_an_organisation_in_several_processes_does_what_it_does_in_one(tmp_path: Path) -> None:
-    result, files, _ = play(tmp_path, deep_script())
-    assert result.passed
-    assert files == EXPECTED
+    async def work(server: ModelServer) -> None:
+        async with opened(tmp_path, server) as mega:
+            run = await mega.start("The goal.")
+            most = 0
+            async for _ in run:
+                most = max(most, len(processes()))
+            assert (await run.result()).passed
+            assert dict(run.files) == EXPECTED
+            assert most == 2
+            assert not processes(), "they end with the run"
+
+    with ModelServer(deep_script()) as server:
+        asyncio.run(work(server))
     with MegaGraph(home=tmp_path) as mega:
         assert sorted(row["name"] for row in mega.db["agents"].rows) == AGENTS
-    assert not processes(), "they end with the run"
 
 
 def test_letters_cross_from_one_process_to_another(tmp_path: Path) -> None:
