@@ -17,6 +17,7 @@ import pytest
 
 import megagraph.programs.sandbox as sandbox_module
 from megagraph.errors import SandboxUnavailable, ToolError
+from megagraph.programs.changes import changes_since, snapshot
 from megagraph.programs.process import Clip, Outcome, program_argv, run_program
 from megagraph.programs.sandbox import Launch, ProgramLimits, Sandbox, Unconfined, choose_sandbox
 from tests.sandboxes import ALL, CONFINED, marked, new_mark, wait_for_file, wait_until_none
@@ -412,14 +413,22 @@ def test_the_size_of_files_is_bounded(sandbox: Sandbox, tree: Path) -> None:
         """
         import itertools
         for n in itertools.count():
-            # The second one is too much, however soon the program is stopped.
+            # The second one is too much, even before it is whole.
             open(f"{n}.bin", "wb").write(bytes(5 << 20) if n < 12 else b"")
         """,
         limits=ProgramLimits(wall_seconds=120, tree_mb=8),
     )
     assert many.ended == "tree"
     assert sum(len(content or b"") for content in many.changes.values()) <= 8 << 20
-    assert "not taken over" in many.text()
+
+
+def test_files_that_are_too_much_together_are_left_out_and_named(tree: Path) -> None:
+    before = snapshot(tree)
+    for name in "abc":
+        (tree / name).write_bytes(bytes(3 << 20))
+    changes = changes_since(before, tree, 8 << 20, 100)
+    assert sorted(changes.files) == ["a", "b"]
+    assert changes.notes == ("not taken over: c (too much: 3145728 bytes)",)
 
 
 @everywhere
