@@ -44,6 +44,7 @@ bench: $(READY) ## Measure, and print the tables of benchmarks/README.md.
 	$(BIN)/python -m benchmarks.branch
 	$(BIN)/python -m benchmarks.gate
 	$(BIN)/python -m benchmarks.events
+	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.soak
 
 $(DOCS_READY): $(READY)
