@@ -413,13 +413,16 @@ def test_the_size_of_files_is_bounded(sandbox: Sandbox, tree: Path) -> None:
         """
         import itertools
         for n in itertools.count():
-            # The second one is too much, even before it is whole.
-            open(f"{n}.bin", "wb").write(bytes(5 << 20) if n < 12 else b"")
+            # The second one is too much, and has its length before it has its blocks, however soon all is stopped.
+            with open(f"{n}.bin", "wb") as file:
+                file.truncate((5 << 20) if n < 12 else 0)
+                file.write(bytes(5 << 20) if n < 12 else b"")
         """,
         limits=ProgramLimits(wall_seconds=120, tree_mb=8),
     )
     assert many.ended == "tree"
     assert sum(len(content or b"") for content in many.changes.values()) <= 8 << 20
+    assert "not taken over" in many.text()
 
 
 def test_files_that_are_too_much_together_are_left_out_and_named(tree: Path) -> None:
