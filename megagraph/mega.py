@@ -224,7 +224,7 @@ class MegaGraph:
             outside,
             drive,
             workers,
-            self._forks_for(workers),
+            await asyncio.to_thread(self._forks_for, workers),
         )
         self._begun.append(run)
         return run
@@ -278,7 +278,7 @@ class MegaGraph:
             outside,
             drive,
             workers,
-            self._forks_for(workers),
+            await asyncio.to_thread(self._forks_for, workers),
         )
         self._begun.append(opened)
         settings |= {
@@ -512,7 +512,9 @@ class MegaGraph:
 
     def _forks_for(self, workers: int) -> ForkServer | None:
         """What a run's workers are forked from, if it has any."""
-        if workers and self._forks is None:
+        if not workers:
+            return None
+        if self._forks is None:
             self._forks = ForkServer()
         return self._forks
 

@@ -162,7 +162,7 @@ class Session:
             "stream": self.stream,
             "traced": is_traced(self.callbacks),
         }
-        if not self.workers or self.forks is None:
+        if self.forks is None:
             # What workers are made of is not even imported by who works alone.
             return Organisation(**parts)
         from megagraph.workers.crew import FrontOrganisation
