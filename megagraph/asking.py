@@ -83,7 +83,7 @@ async def ask_model(
         cost=cost,
     )
     try:
-        await org.ledger.database.write(journalled, org.ledger.event(thought))
+        await org.ledger.database.write(journalled, org.ledger.event(thought, whole=shown_as != claim.agent))
     finally:
         # Paid it is, kept or not; and a call that is never settled would keep its place from all others.
         org.meter.settle(claim, Use(1, *tokens, cost or 0.0))

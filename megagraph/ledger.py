@@ -20,6 +20,7 @@ from langchain_core.messages import AIMessage
 from megagraph.database import Database, Statement
 from megagraph.events import TOLD, TOLD_OF_LETTERS, Event, EventKind, shortened
 from megagraph.limits import Use
+from megagraph.packing import Packed, unpack
 from megagraph.specs import AgentSpec, Evidence, Letter, LetterKind, Report
 from megagraph.text import to_json
 
@@ -27,19 +28,26 @@ QuestionKind = Literal["question", "approval"]
 """`approval`: what is answered by yes or no before something is done."""
 
 
-_IN_ROWS: Mapping[EventKind, str] = {"letter": "text", "tool_started": "args", "tool": "result"}
+_IN_ROWS: Mapping[EventKind, Collection[str]] = {
+    "letter": ("to", "about", "text"),
+    "tool_started": ("args",),
+    "tool": ("ok", "seconds", "result"),
+    "thought": ("seconds", "input_tokens", "output_tokens", "cost", "calls", "text"),
+}
 """What is not kept with an event, since another row has it."""
 
 _EVENTS = f"""
-SELECT e.seq, e.time, e.kind, e.agent, e.data, substr(l.text, 1, {TOLD_OF_LETTERS}) AS text,
-    CASE e.kind WHEN 'tool' THEN substr(t.result, 1, {TOLD}) END AS result,
-    CASE e.kind WHEN 'tool_started' THEN t.args END AS args, c.answer
+SELECT e.seq, e.time, e.kind, e.agent, e.data,
+    l.recipient, l.kind AS about, substr(l.text, 1, {TOLD_OF_LETTERS}) AS text,
+    t.ok, t.seconds AS worked, CASE e.kind WHEN 'tool' THEN substr(t.result, 1, {TOLD}) END AS result,
+    CASE e.kind WHEN 'tool_started' THEN t.args END AS args,
+    c.seconds AS thought, c.input_tokens, c.output_tokens, c.cost, c.answer
 FROM events e
 LEFT JOIN letters l ON e.kind = 'letter' AND l.run = e.run AND l.id = json_extract(e.data, '$.letter')
 LEFT JOIN tool_calls t ON e.kind IN ('tool', 'tool_started') AND t.run = e.run AND t.agent = e.agent
     AND t.step = json_extract(e.data, '$.step') AND t.idx = json_extract(e.data, '$.index')
-LEFT JOIN calls c ON e.kind = 'tool_started' AND t.run IS NULL AND c.run = e.run AND c.agent = e.agent
-    AND c.step = json_extract(e.data, '$.step')
+LEFT JOIN calls c ON (e.kind = 'thought' OR e.kind = 'tool_started' AND t.run IS NULL)
+    AND c.run = e.run AND c.agent = e.agent AND c.step = json_extract(e.data, '$.step')
 """
 
 
@@ -235,7 +243,7 @@ class Ledger:
                 seconds,
                 int(row.ok),
                 row.result,
-                to_json(row.effects).decode(),
+                Packed(to_json(row.effects)),
                 version,
             ),
         )
@@ -259,7 +267,7 @@ class Ledger:
                 row["tool"],
                 bool(row["ok"]),
                 row["result"],
-                json.loads(row["effects"]),
+                effects_of(row["effects"]),
             )
             for row in rows
         }
@@ -270,7 +278,7 @@ class Ledger:
             "SELECT tool, ok, result, effects FROM tool_calls WHERE run = ? AND agent = ? AND step = ? AND idx = ?",
             (self.run, agent, step, index),
         )[0]
-        return ToolRow(agent, step, index, row["tool"], bool(row["ok"]), row["result"], json.loads(row["effects"]))
+        return ToolRow(agent, step, index, row["tool"], bool(row["ok"]), row["result"], effects_of(row["effects"]))
 
     async def looks(self, agent: str) -> list[tuple[str, str, str]]:
         """(tool, path, version) of each file that `agent` has read and each program that it has run.
@@ -284,7 +292,7 @@ class Ledger:
         )
         found = []
         for row in rows:
-            effects = json.loads(row["effects"])
+            effects = effects_of(row["effects"])
             if row["tool"] == "read_file":
                 found += [(row["tool"], path, version) for path, version in effects.get("versions", {}).items()]
             elif "saw" in effects:
@@ -302,7 +310,7 @@ class Ledger:
             id_
             for row in rows
             if (id_ := f"{row['step']}/{row['idx']}") in cited
-            and (row["tool"] != "read_file" or not files or set(json.loads(row["effects"])["versions"]) & set(files))
+            and (row["tool"] != "read_file" or not files or set(effects_of(row["effects"])["versions"]) & set(files))
         }
 
     # --- evidence ----------------------------------------------------------------------------------------
@@ -466,11 +474,14 @@ class Ledger:
             )
         )
 
-    def event(self, event: Event) -> Statement:
-        """The row of an event; one without a number gets the next one when it is written."""
+    def event(self, event: Event, *, whole: bool = False) -> Statement:
+        """The row of an event; one without a number gets the next one when it is written.
+
+        `whole` where the rows that have the rest of it are those of somebody else.
+        """
         data = event.data
-        if (elsewhere := _IN_ROWS.get(event.kind)) is not None:
-            data = {key: value for key, value in data.items() if key != elsewhere}
+        if (elsewhere := _IN_ROWS.get(event.kind)) is not None and not whole:
+            data = {key: value for key, value in data.items() if key not in elsewhere}
         row = (event.time, event.kind, event.agent, to_json(data).decode())
         if not event.seq:
             return (
@@ -512,11 +523,18 @@ def _data(row: sqlite3.Row) -> dict[str, Any]:
     data: dict[str, Any] = json.loads(row["data"])
     match row["kind"]:
         case "letter":
-            data.setdefault("text", row["text"] or "")
+            return {"to": row["recipient"], "about": row["about"], "text": row["text"] or "", **data}
         case "tool":
-            data.setdefault("result", row["result"] or "")
+            ran = {"ok": bool(row["ok"]), "seconds": round(row["worked"] or 0.0, 3), "result": row["result"] or ""}
+            return {**ran, **data}
         case "tool_started" if "args" not in data:
             data["args"] = {key: shortened(value) for key, value in _args(row, data["index"]).items()}
+        case "thought" if "seconds" not in data and row["answer"]:
+            answer = load_answer(json.loads(row["answer"]))
+            data["seconds"] = round(row["thought"], 3)
+            data |= {key: row[key] for key in ("input_tokens", "output_tokens", "cost")}
+            data["calls"] = [call["name"] for call in answer.tool_calls]
+            data["text"] = answer.text[:TOLD]
     return data
 
 
@@ -527,6 +545,15 @@ def _args(row: sqlite3.Row, index: int) -> Mapping[str, Any]:
         return args
     calls = json.loads(row["answer"])["tool_calls"] if row["answer"] else []
     return calls[index]["args"] if index < len(calls) else {}
+
+
+def effects_of(stored: str | bytes, most: int = 0) -> dict[str, Any]:
+    """The effects of a tool call as its row has them: packed, or as text in what older versions wrote.
+
+    Raises `ValueError` where they are damaged, or larger than `most` bytes, if that is given.
+    """
+    effects: dict[str, Any] = json.loads(stored if isinstance(stored, str) else unpack(stored, most))
+    return effects
 
 
 def dump_answer(message: AIMessage) -> dict[str, Any]:

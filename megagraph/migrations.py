@@ -319,6 +319,68 @@ def _no_index_of_recipients(db: Tables) -> None:
     db.conn.execute("DROP INDEX IF EXISTS idx_letters_run_recipient")
 
 
+def _numbered_runs(db: Tables) -> None:
+    """Events go by the number of their run, whose id was a quarter of them; `events` is how they are looked at."""
+    names = ", ".join(row[0] for row in db.conn.execute("SELECT name FROM pragma_table_info('runs')"))
+    db.conn.execute("ALTER TABLE runs RENAME TO old_runs")
+    db.conn.execute(
+        """CREATE TABLE runs (
+            number INTEGER PRIMARY KEY,
+            run TEXT NOT NULL UNIQUE,
+            created FLOAT,
+            ended FLOAT,
+            seconds FLOAT,
+            status TEXT,
+            reason TEXT,
+            goal TEXT,
+            scenario TEXT,
+            model TEXT,
+            rehearsal INTEGER,
+            settings TEXT,
+            report TEXT,
+            verdicts TEXT,
+            parent TEXT,
+            at TEXT,
+            repository TEXT,
+            branch TEXT
+        )"""
+    )
+    db.conn.execute(f"INSERT INTO runs ({names}) SELECT {names} FROM old_runs ORDER BY rowid")
+    db.conn.execute("DROP TABLE old_runs")
+    db.conn.execute("ALTER TABLE events RENAME TO old_events")
+    db.conn.execute(
+        """CREATE TABLE event_rows (
+            number INTEGER NOT NULL,
+            seq INTEGER NOT NULL,
+            time FLOAT,
+            kind TEXT,
+            agent TEXT,
+            data TEXT,
+            PRIMARY KEY (number, seq)
+        ) WITHOUT ROWID"""
+    )
+    db.conn.execute(
+        "INSERT INTO event_rows SELECT number, seq, time, kind, agent, data FROM old_events JOIN runs USING (run)"
+        " ORDER BY number, seq"
+    )
+    db.conn.execute("DROP TABLE old_events")
+    db.conn.execute(
+        "CREATE VIEW events AS SELECT r.run, e.seq, e.time, e.kind, e.agent, e.data"
+        " FROM event_rows e JOIN runs r ON r.number = e.number"
+    )
+    number = "(SELECT number FROM runs WHERE run = {}.run)"
+    db.conn.execute(
+        "CREATE TRIGGER add_event INSTEAD OF INSERT ON events BEGIN"
+        f" INSERT INTO event_rows VALUES ({number.format('NEW')}, NEW.seq, NEW.time, NEW.kind, NEW.agent, NEW.data);"
+        " END"
+    )
+    db.conn.execute(
+        "CREATE TRIGGER drop_event INSTEAD OF DELETE ON events BEGIN"
+        f" DELETE FROM event_rows WHERE number = {number.format('OLD')} AND seq = OLD.seq;"
+        " END"
+    )
+
+
 Migration: TypeAlias = "Callable[[Tables], None]"
 
 MIGRATIONS: tuple[Migration, ...] = (
@@ -333,6 +395,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     _events_by_number,
     _short_ids,
     _no_index_of_recipients,
+    _numbered_runs,
 )
 
 

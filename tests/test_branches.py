@@ -20,6 +20,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 
 from megagraph import MegaGraph, ReviewCheck, Run
 from megagraph.branches.history import Step
+from megagraph.ledger import effects_of
 from megagraph.rehearsal import RehearsalModel, Script, read_brief
 from tests.scripts import checked_script, deep_script, generations_script, letters_script
 
@@ -172,7 +173,7 @@ def affected(mega: MegaGraph, run: Run, agent: str, step: int) -> set[tuple[str,
     commits = [change.commit for change in run.workspace.changes()]
     paths = [change.paths for change in run.workspace.changes()]
     for tool in tools:
-        effects, args = json.loads(tool["effects"]), json.loads(tool["args"])
+        effects, args = effects_of(tool["effects"]), json.loads(tool["args"])
         if tool["tool"] == "read_file":
             (path, version), *_ = effects["versions"].items()
             seen = [i for i in range(commits.index(version) + 1) if path in paths[i]]

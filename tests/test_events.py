@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from megagraph import MegaGraph
-from megagraph.events import DATA, KINDS, Event
-from megagraph.rehearsal import Brief, RehearsalModel, Script, finish, write_file
+from megagraph.events import DATA, KINDS, Event, EventKind
+from megagraph.rehearsal import Brief, RehearsalModel, Script, finish, recruit, talk, wait_for, write_file
 from megagraph.run import Result
 from tests.commands import child_env
 from tests.model_server import ModelServer
@@ -224,18 +224,39 @@ def test_what_other_rows_have_is_not_kept_again_and_told_all_the_same(tmp_path: 
     async def work() -> None:
         def boss(brief: Brief) -> Play:
             yield write_file("a.md", "x" * 300)
+            heard = yield recruit({"name": "ann", "role": "reader", "instructions": "Read."})
+            yield from wait_for(heard, ["ann"])
             yield finish("done", ["a.md"])
 
-        async with MegaGraph(RehearsalModel(script=Script({"boss": boss})), home=tmp_path) as mega:
+        def ann(brief: Brief) -> Play:
+            yield talk("boss", "It is long.")
+            yield finish("read")
+
+        async with MegaGraph(RehearsalModel(script=Script({"boss": boss, "ann": ann})), home=tmp_path) as mega:
             run = await mega.start("Write.")
+            live = [event async for event in run if event.kind in REPEATED]
             await run.result()
-            database, told = mega.home.database, run.events(kinds=("tool_started", "tool"))
-            assert told[0].data["args"] == {"path": "a.md", "content": "x" * 200}
-            assert told[1].data["result"]
-            for (data,) in database.read("SELECT data FROM events WHERE kind IN ('tool_started', 'tool')"):
-                assert not json.loads(data).keys() & {"args", "result"}
+            database, told = mega.home.database, run.events(kinds=tuple(REPEATED))
+            assert told == live
+            first = {kind: next(event.data for event in told if event.kind == kind) for kind in REPEATED}
+            assert first["tool_started"]["args"] == {"path": "a.md", "content": "x" * 200}
+            assert first["tool"]["ok"] is True and first["tool"]["result"]
+            assert first["thought"]["calls"] == ["write_file"] and first["thought"]["input_tokens"] > 0
+            said = next(event.data for event in told if event.kind == "letter")
+            assert (said["to"], said["about"], said["text"]) == ("boss", "message", "It is long.")
+            for kind, data in database.read("SELECT kind, data FROM events"):
+                assert not json.loads(data).keys() & REPEATED.get(kind, set())
             # A tool that is still at work, or was when its process was killed, has no row of its own.
             await database.write(("DELETE FROM tool_calls", ()))
             assert run.events(kinds=("tool_started",)) == [event for event in told if event.kind == "tool_started"]
 
     asyncio.run(work())
+
+
+REPEATED: dict[EventKind, set[str]] = {
+    "tool_started": {"args"},
+    "tool": {"ok", "seconds", "result"},
+    "thought": {"seconds", "input_tokens", "output_tokens", "cost", "calls", "text"},
+    "letter": {"to", "about", "text"},
+}
+"""What the rows of calls, tool calls and letters say of an event."""

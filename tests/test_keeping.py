@@ -161,7 +161,10 @@ def test_policies_name_the_runs_that_all_of_them_hold_for(mega: MegaGraph) -> No
     apart, first, done, waiting = named(mega)
     now = time.time()
     for days, run in ((40, apart), (20, first), (10, done)):
-        for sql in ("UPDATE events SET time = ? WHERE run = ?", "UPDATE runs SET created = ? WHERE run = ?"):
+        for sql in (
+            "UPDATE event_rows SET time = ? WHERE number = (SELECT number FROM runs WHERE run = ?)",
+            "UPDATE runs SET created = ? WHERE run = ?",
+        ):
             mega.home.database.write_sync((sql, (now - days * 86400, run.id)))
 
     def meant(**policy: Any) -> list[str]:

@@ -20,8 +20,9 @@ from megagraph import migrations
 from megagraph.database import Database, connect
 from megagraph.errors import HomeError
 from megagraph.events import Event
-from megagraph.ledger import Ledger
+from megagraph.ledger import Ledger, effects_of
 from megagraph.migrations import MIGRATIONS, migrate
+from megagraph.packing import pack
 from megagraph.saver import Saver, first_body, write_bodies
 
 
@@ -176,9 +177,36 @@ def test_events_of_an_older_file_are_kept(file: Path, monkeypatch: pytest.Monkey
     said = {"to": "b", "letter": "a/1/0/0", "about": "message", "text": "Hello."}
     rows = [("r", 2, 1.5, "letter", "a", json.dumps(said)), ("r", 1, 0.5, "thinking", "a", '{"step":1}')]
     with closing(sqlite3.connect(file)) as old, old:
+        old.executemany("INSERT INTO runs (run, goal) VALUES (?, ?)", [("q", "another"), ("r", "this")])
         old.executemany("INSERT INTO events (run, seq, time, kind, agent, data) VALUES (?, ?, ?, ?, ?, ?)", rows)
     up(file)
     database = Database(file)
     found = Ledger(database, "r").events()
     database.close()
     assert found == [Event(1, 0.5, "thinking", "a", {"step": 1}), Event(2, 1.5, "letter", "a", said)]
+
+
+def test_events_go_by_the_number_of_their_run(file: Path) -> None:
+    up(file)
+    database = Database(file)
+    for run in ("first", "second"):
+        database.write_sync(("INSERT INTO runs (run, goal) VALUES (?, ?)", (run, "a goal")))
+        for seq in (1, 2):
+            database.write_sync(Ledger(database, run).event(Event(seq, 0.5, "thinking", run, {"step": seq})))
+    rows = database.read("SELECT run, seq, agent FROM events ORDER BY run, seq")
+    assert [tuple(row) for row in rows] == [(run, seq, run) for run in ("first", "second") for seq in (1, 2)]
+    assert [row["number"] for row in database.read("SELECT number FROM event_rows")] == [1, 1, 2, 2]
+    with pytest.raises(sqlite3.IntegrityError):
+        database.write_sync(Ledger(database, "nobody's").event(Event(1, 0.5, "thinking")))
+    database.write_sync(("DELETE FROM events WHERE run = ?", ("first",)))
+    assert Ledger(database, "first").events() == []
+    assert len(Ledger(database, "second").events()) == 2
+    database.close()
+
+
+def test_effects_are_read_as_text_where_older_versions_have_written_them() -> None:
+    effects = {"saw": "0" * 40, "versions": {"a.md": "1" * 40}}
+    text = json.dumps(effects)
+    assert effects_of(text) == effects_of(pack(text.encode())) == effects
+    with pytest.raises(ValueError, match="too large"):
+        effects_of(pack(text.encode() * 100), 50)

@@ -12,6 +12,7 @@ from megagraph.branches.moves import Move, Moves, read_moves
 from megagraph.files.history import Change
 from megagraph.files.workspace import Workspace
 from megagraph.home import Home
+from megagraph.ledger import effects_of
 from megagraph.specs import AgentSpec
 
 _VERSION = re.compile("[0-9a-f]{40}")
@@ -245,7 +246,7 @@ def gather(home: Home, run: str) -> Evidence:
             row["started"] + row["seconds"],
             bool(row["ok"]),
             row["result"],
-            json.loads(row["effects"]),
+            effects_of(row["effects"]),
             row["version"] or "",
         )
         for row in read("SELECT rowid AS id, * FROM tool_calls WHERE run = ? ORDER BY rowid", (run,))

@@ -42,11 +42,11 @@ def make_branch(home: Home, plan: BranchPlan) -> str:
     last = max((event.seq for event in events), default=0)
     told = Event(last + 1, time.time(), "branched", data={"parent": plan.run, "at": plan.at})
     home.database.write_sync(
+        _run_row(plan, branch, parent, _worked(events)),
         *rows,
         *edited,
         *_edited_letters(plan.edits, branch),
         home.ledger(branch).event(told),
-        _run_row(plan, branch, parent, _worked(events)),
     )
     return branch
 

@@ -283,7 +283,9 @@ def _rename(rows: sqlite3.Connection, runs: list[str], ids: Mapping[str, str]) -
     for old in runs:
         new = ids[old]
         for table in ledger_tables(rows):
-            rows.execute(f'UPDATE "{table.name}" SET run = ? WHERE run = ?', (new, old))
+            # Events go by the number of their run, whatever its id is.
+            if table.name != "events":
+                rows.execute(f'UPDATE "{table.name}" SET run = ? WHERE run = ?', (new, old))
         rows.execute("UPDATE namespaces SET thread_id = ? WHERE thread_id = ?", (new, old))
         rows.execute("UPDATE runs SET parent = ? WHERE parent = ?", (new, old))
         rows.execute("UPDATE runs SET repository = ? WHERE run = ?", (None if old == runs[0] else ids[runs[0]], new))

@@ -38,10 +38,10 @@ class TableInfo:
 
 
 def ledger_tables(connection: sqlite3.Connection) -> list[TableInfo]:
-    """The tables that name the run in each row; `runs` is the first."""
+    """The tables that name the run in each row, and the view that does it for events; `runs` is the first."""
     names = connection.execute(
-        "SELECT m.name FROM sqlite_master m, pragma_table_info(m.name) c WHERE m.type = 'table' AND c.name = 'run'"
-        " ORDER BY m.name != 'runs', m.name"
+        "SELECT m.name FROM sqlite_master m, pragma_table_info(m.name) c"
+        " WHERE (m.type = 'table' OR m.name = 'events') AND c.name = 'run' ORDER BY m.name != 'runs', m.name"
     ).fetchall()
     return [TableInfo(name, _columns(connection, name), "run = ?", _order(connection, name)) for (name,) in names]
 
@@ -82,7 +82,9 @@ def _bytes(connection: sqlite3.Connection, table: TableInfo, run: str) -> int:
 
 def _order(connection: sqlite3.Connection, table: str) -> str:
     """The number of the row, or the key where rows stand in the order of that."""
-    [(made,)] = connection.execute("SELECT sql FROM sqlite_master WHERE name = ?", (table,))
+    [(type_, made)] = connection.execute("SELECT type, sql FROM sqlite_master WHERE name = ?", (table,))
+    if type_ == "view":
+        return "run, seq"
     if not made.endswith("WITHOUT ROWID"):
         return "rowid"
     return ", ".join(row[0] for row in connection.execute("SELECT name FROM pragma_table_info(?) WHERE pk", (table,)))

@@ -14,7 +14,7 @@ from typing import Any, get_args
 import ormsgpack
 
 from megagraph.database import Database
-from megagraph.ledger import Ledger, load_answer
+from megagraph.ledger import Ledger, effects_of, load_answer
 from megagraph.limits import Limits
 from megagraph.model_rules import ModelRules
 from megagraph.packing import unpack
@@ -92,7 +92,7 @@ def _screen_ledger(database: Database, ledger: Ledger) -> None:
             raise ValueError("what was heard is no text")
         load_answer(json.loads(row["answer"]))
     for row in database.read("SELECT args, effects FROM tool_calls WHERE run = ?", (ledger.run,)):
-        if any(not isinstance(json.loads(row[part]), dict) for part in ("args", "effects")):
+        if not all(isinstance(x, dict) for x in (json.loads(row["args"]), effects_of(row["effects"], MOST_BYTES))):
             raise ValueError("a tool call has no arguments")
 
 
