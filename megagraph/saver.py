@@ -105,6 +105,7 @@ class Saver(BaseCheckpointSaver[int]):
         """Take stock of a thread that nobody else will write to until `forget`.
 
         Every agent and every team begins by asking whether it has been there before: this answers it at once.
+        Its checkpoints are written without waiting: what this process writes after one of them is durable no sooner.
         """
         rows = await self._database.read_async(
             "SELECT checkpoint_ns, parents FROM namespaces WHERE thread_id = ?", (thread,)
@@ -215,6 +216,8 @@ class Saver(BaseCheckpointSaver[int]):
         known = self._known.get(thread)
         if known is not None and namespace not in known:
             return None
+        # Returns when all that was written without waiting can be read.
+        await self._database.write()
         return await asyncio.to_thread(self.get_tuple, config)
 
     async def alist(
@@ -228,12 +231,14 @@ class Saver(BaseCheckpointSaver[int]):
         def found() -> List[CheckpointTuple]:
             return list(self.list(config, filter=filter, before=before, limit=limit))
 
+        await self._database.write()
         for item in await asyncio.to_thread(found):
             yield item
 
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
+        await self._database.write()
         return await asyncio.to_thread(self.get_delta_channel_history, config=config, channels=channels)
 
     # --- writing -----------------------------------------------------------------------------------------
@@ -255,7 +260,7 @@ class Saver(BaseCheckpointSaver[int]):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        await self._database.write(*self._checkpoint(config, checkpoint, metadata))
+        await self._store(_place(config)[0], self._checkpoint(config, checkpoint, metadata))
         return _address(*_place(config), checkpoint["id"])
 
     def put_writes(
@@ -266,7 +271,7 @@ class Saver(BaseCheckpointSaver[int]):
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
-        await self._database.write(*self._writes(config, writes, task_id, task_path))
+        await self._store(_place(config)[0], self._writes(config, writes, task_id, task_path))
 
     def delete_thread(self, thread_id: str) -> None:
         self._database.write_sync(*deletion(thread_id))
@@ -275,6 +280,12 @@ class Saver(BaseCheckpointSaver[int]):
         await self._database.write(*deletion(thread_id))
 
     # --- inside ------------------------------------------------------------------------------------------
+
+    async def _store(self, thread: str, statements: Sequence[Statement]) -> None:
+        if thread in self._known:
+            self._database.post(*statements)
+        else:
+            await self._database.write(*statements)
 
     def _named(self, place: tuple[str, str], parents: bytes | None = None) -> List[Statement]:
         """The statement that gives a namespace its number, where it may have none."""

@@ -149,12 +149,12 @@ class Toolbox:
                 None if r.index in done else await self._permitted(caller, r, _why_not(caller, r, requests, ended))
                 for r in group
             ]
-            finished = await asyncio.gather(
-                *(
-                    self._one(caller, request, call) if call is not None else _done(done[request.index])
-                    for request, call in zip(group, ready, strict=True)
-                )
-            )
+            calls = [
+                self._one(caller, request, call) if call is not None else _done(done[request.index])
+                for request, call in zip(group, ready, strict=True)
+            ]
+            # Most turns ask for one thing, which needs no task of its own.
+            finished = [await calls[0]] if len(calls) == 1 else await asyncio.gather(*calls)
             for row in finished:
                 _apply(caller, row.effects)
             rows += finished

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import tempfile
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -45,6 +46,33 @@ def test_an_unknown_namespace_is_answered_without_a_query(tmp_path: Path, monkey
         assert await saver.aget_tuple({"configurable": {"thread_id": "t", "checkpoint_ns": "new"}}) == "asked"
         saver.forget("t")
         assert await saver.aget_tuple({"configurable": {"thread_id": "t", "checkpoint_ns": "other"}}) == "asked"
+        home.close()
+
+    asyncio.run(work())
+
+
+def test_a_thread_at_work_here_is_written_without_waiting_and_read_as_it_is(tmp_path: Path) -> None:
+    async def work() -> None:
+        home = Home(tmp_path)
+        saver, blocker = home.saver, sqlite3.connect(home.database.path, isolation_level=None)
+        await saver.know("t")
+        checkpoint = {**empty_checkpoint(), "channel_values": {"step": 7}}
+        blocker.execute("BEGIN IMMEDIATE")
+        config = await saver.aput({"configurable": {"thread_id": "t", "checkpoint_ns": ""}}, checkpoint, {}, {})
+        await saver.aput_writes(config, [("step", 8)], "task")
+        other = {"configurable": {"thread_id": "other", "checkpoint_ns": ""}}
+        waiting = asyncio.ensure_future(saver.aput(other, checkpoint, {}, {}))
+        reading = asyncio.ensure_future(saver.aget_tuple(config))
+        await asyncio.sleep(0.05)
+        assert not waiting.done(), "of a thread that is not at work here, others may have to see it"
+        assert not reading.done()
+        blocker.execute("ROLLBACK")
+        await waiting
+        found = await reading
+        assert found is not None
+        assert found.checkpoint == checkpoint
+        assert found.pending_writes == [("task", "step", 8)]
+        blocker.close()
         home.close()
 
     asyncio.run(work())

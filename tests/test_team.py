@@ -6,13 +6,19 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import pytest
+from langchain_core.callbacks import AsyncCallbackHandler
+from langchain_core.callbacks.manager import AsyncCallbackManager
 from langchain_core.runnables import RunnableConfig
+from langgraph.config import get_config
+from langgraph.graph import START, StateGraph
 from langgraph.types import StateSnapshot
+from typing_extensions import TypedDict
 
 from megagraph import Limits, MegaGraph
 from megagraph.rehearsal import RehearsalModel, Script
 from megagraph.specs import AgentSpec
-from megagraph.team import agent_graph, grown_tree
+from megagraph.team import Spanless, agent_graph, grown_tree, without_spans
 from tests.scripts import deep_script
 
 
@@ -144,3 +150,49 @@ def test_a_run_stopped_half_way_goes_on_to_the_same_result(tmp_path: Path) -> No
     whole, _ = asyncio.run(finish(tmp_path / "whole", None, deep_script()))
     resumed, _ = asyncio.run(finish(tmp_path / "stopped", run_id, deep_script()))
     assert resumed == whole
+
+
+class Said(TypedDict):
+    said: str
+
+
+def test_nodes_run_as_langgraph_runs_them_and_without_a_span_where_nobody_listens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spans: list[str] = []
+    started = AsyncCallbackManager.on_chain_start
+
+    async def on_chain_start(self: AsyncCallbackManager, *args: Any, **kwargs: Any) -> Any:
+        spans.append(str(kwargs.get("name")))
+        return await started(self, *args, **kwargs)
+
+    monkeypatch.setattr(AsyncCallbackManager, "on_chain_start", on_chain_start)
+
+    async def node(state: dict[str, Any], config: RunnableConfig) -> dict[str, Any]:
+        # What LangGraph's own helpers and LangChain's models look for in a node.
+        assert get_config()["metadata"]["langgraph_node"] == "node"
+        return {"said": f"{state['said']}!"}
+
+    graph = StateGraph(Said)
+    graph.add_node("node", node)
+    graph.add_edge(START, "node")
+    plain, quick = graph.compile(name="plain"), graph.compile(name="quick")
+    without_spans(quick)
+    assert isinstance(quick.nodes["node"].node, Spanless)
+
+    async def said(compiled: Any, **config: Any) -> Any:
+        spans.clear()
+        return await compiled.ainvoke({"said": "Hello"}, config or None)
+
+    assert asyncio.run(said(plain)) == {"said": "Hello!"}
+    assert spans == ["plain", "node"]
+    assert asyncio.run(said(quick)) == {"said": "Hello!"}
+    assert spans == ["quick"]
+    told: list[str] = []
+
+    class Listener(AsyncCallbackHandler):
+        async def on_chain_start(self, *args: Any, **kwargs: Any) -> None:
+            told.append(kwargs["name"])
+
+    assert asyncio.run(said(quick, callbacks=[Listener()])) == {"said": "Hello!"}
+    assert told == ["quick", "node"]
