@@ -92,20 +92,30 @@ class Line:
 
         `rank` is only asked for where there is a wait. Raises what `leave` was called with.
         """
+        if ticket := self.enter_at_once(tokens, name):
+            return ticket
+        ticket, gate = Ticket(self, tokens, name), self.gate
+        ticket.future = asyncio.get_running_loop().create_future()
+        self._push(ticket, rank(), team)
+        gate.wait(self)
+        try:
+            await ticket.future
+        except asyncio.CancelledError:
+            if ticket.future.done() and not ticket.future.cancelled() and ticket.future.exception() is None:
+                gate.gone(ticket)
+            raise
+        return ticket
+
+    def enter_at_once(self, tokens: int = 0, name: str = "") -> Ticket | None:
+        """`enter` where nobody has to wait; None where somebody has."""
         if self._left is not None:
             raise self._left
-        ticket, gate = Ticket(self, tokens, name), self.gate
-        if not gate.admit_at_once(ticket):
-            ticket.future = asyncio.get_running_loop().create_future()
-            self._push(ticket, rank(), team)
-            gate.wait(self)
-            try:
-                await ticket.future
-            except asyncio.CancelledError:
-                if ticket.future.done() and not ticket.future.cancelled() and ticket.future.exception() is None:
-                    gate.gone(ticket)
-                raise
-        return ticket
+        ticket = Ticket(self, tokens, name)
+        return ticket if self.gate.admit_at_once(ticket) else None
+
+    def pass_for(self, name: str) -> Ticket | None:
+        """A ticket for a call that is about to be made; None where that would have to wait, or has no use any more."""
+        return self.enter_at_once(name=name) if self._left is None else None
 
     async def rest(self, seconds: float, name: str = "") -> None:
         """Sleep before another attempt. Raises what `leave` was called with."""

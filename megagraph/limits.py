@@ -237,10 +237,7 @@ class Meter:
         Waits while too many agents are at work, or while what is left is promised to calls in flight. Returns None
         where the wait was ended by `let_go`. Raises `LimitReached`, or `BranchStopped` where a part is used up.
         """
-        accounts = [self._branches[name] for name in branches if name in self._branches]
-        shared = [self._pool.account] if self._pool else []
-        claim = Claim(agent, step, expected or Use(), [*accounts, self._run, *shared], self.overhead)
-        self._check(claim)
+        claim = self._claim(agent, step, expected, branches)
         if not self._waiting and self._admit(claim):
             return claim
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -253,6 +250,13 @@ class Meter:
             if future.done() and not future.cancelled() and not future.exception() and future.result():
                 self.release(claim)
             raise
+
+    def reserve_at_once(
+        self, agent: str, step: int, expected: Use | None = None, branches: Sequence[str] = ()
+    ) -> Claim | None:
+        """`reserve` where nobody has to wait; None where somebody has."""
+        claim = self._claim(agent, step, expected, branches)
+        return claim if not self._waiting and self._admit(claim) else None
 
     def settle(self, claim: Claim, use: Use) -> None:
         """Note what a reserved call has used."""
@@ -285,6 +289,13 @@ class Meter:
                 future.set_result(False)
         self._waiting = deque((claim, future) for claim, future in self._waiting if not future.done())
         self._next()
+
+    def _claim(self, agent: str, step: int, expected: Use | None, branches: Sequence[str]) -> Claim:
+        accounts = [self._branches[name] for name in branches if name in self._branches]
+        shared = [self._pool.account] if self._pool else []
+        claim = Claim(agent, step, expected or Use(), [*accounts, self._run, *shared], self.overhead)
+        self._check(claim)
+        return claim
 
     def _all_of_run(self) -> Iterator[tuple[str, float, float]]:
         for name, allowed in self._run.allowed.items():

@@ -12,6 +12,7 @@ Everything that rests on LangGraph's private parts is in this file; `tests/test_
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -441,7 +442,13 @@ async def work_at(
     """
     runtime = Runtime(context=org, control=org.control)
     conf = {**place["configurable"], "checkpoint_id": None, _RUNTIME: runtime, _SAVER: saver}
-    await agent_graph().ainvoke(state, cast(RunnableConfig, {**place, "configurable": conf}))
+    await graph_for_work().ainvoke(state, cast(RunnableConfig, {**place, "configurable": conf}))
+
+
+@functools.cache
+def graph_for_work() -> AgentGraph:
+    """The graph of every agent whose place another process has. To compile it takes longer than an agent's turn."""
+    return agent_graph()
 
 
 def _compile(graph: StateGraph[TeamState], seats: Mapping[str, Seat]) -> CompiledStateGraph[Any, Any, Any, Any]:

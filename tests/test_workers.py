@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from megagraph.rehearsal import (
     write_file,
 )
 from megagraph.run import Result
+from megagraph.workers.far import Passes
 from megagraph.workers.link import Link
 from tests.campaign import run_campaign
 from tests.model_server import ModelServer
@@ -288,6 +290,51 @@ def test_a_provider_has_one_gate_for_all_processes(tmp_path: Path) -> None:
         assert asyncio.run(work(server)).passed
         refused = sum(record.status == 429 for record in server.log)
     assert refused < 40, "each process by itself would have to find out"
+
+
+def test_a_call_that_may_be_made_at_once_is_asked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: Counter[str] = Counter()
+    take = Link._take
+
+    def counted(self: Link, verb: str, args: tuple[Any, ...], number: int) -> None:
+        asked[verb] += 1
+        take(self, verb, args, number)
+
+    monkeypatch.setattr(Link, "_take", counted)
+
+    async def work(server: ModelServer) -> Result:
+        async with opened(tmp_path, server, limits=Limits(agents=60, width=60)) as mega:
+            return await (await mega.start("The goal.")).result()
+
+    with ModelServer(crowd(20), latency=0.05) as server:
+        result = asyncio.run(work(server))
+    assert result.passed
+    assert asked["reserve"] == asked["settle"] == asked["over"] == 40, "of two calls of twenty members"
+    assert asked["enter"] <= 20, "by those who were the first of their process to call"
+    assert asked["dismiss"] == asked["let_go"] == 0, "nobody waited"
+
+
+def test_a_ticket_that_came_along_is_used_once_or_given_back() -> None:
+    said: list[tuple[str, tuple[Any, ...]]] = []
+
+    class Heard(Link):
+        def __init__(self) -> None:
+            pass
+
+        def tell(self, verb: str, *args: Any) -> None:
+            said.append((verb, args))
+
+    passes = Passes(Heard())
+    passes.keep("ann", 0, 7)
+    assert passes.take("ann", 0) == 7
+    assert passes.take("ann", 0) == 0
+    passes.drop("ann")
+    assert said == []
+    passes.keep("ann", 0, 8)
+    assert passes.take("ann", 1) == 0, "it is for another gate"
+    passes.keep("bob", 0, 9)
+    passes.drop("bob")
+    assert said == [("over", (8, "gone", ())), ("over", (9, "gone", ()))]
 
 
 # --- pauses, questions, kills ---------------------------------------------------------------------------------

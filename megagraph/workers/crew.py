@@ -56,6 +56,12 @@ class _Worker:
         self.given += 1
         return self.given
 
+    def ticket(self, ticket: Ticket) -> int:
+        """The number under which the worker knows it."""
+        number = self.number_for()
+        self.tickets[number] = ticket
+        return number
+
     def tell(self, verb: str, *args: Any) -> None:
         if self.link is not None and not self.link.lost:
             self.link.tell(verb, *args)
@@ -321,16 +327,24 @@ class Workers:
 
     # limits
 
-    async def _hear_reserve(
-        self, worker: _Worker, agent: str, step: int, expected: Use, branches: list[str]
-    ) -> Granted | None:
-        meter = self._org.meter
-        claim = await meter.reserve(agent, step, expected, branches)
+    def _hear_reserve(
+        self, worker: _Worker, agent: str, step: int, expected: Use, branches: list[str], gate: int | None
+    ) -> Granted | Awaitable[Granted | None]:
+        claim = self._org.meter.reserve_at_once(agent, step, expected, branches)
         if claim is None:
-            return None
-        number = worker.number_for()
+            return self._reserve(worker, agent, step, expected, branches)
+        # Most calls are let through at once, and need not ask again.
+        ticket = None if gate is None else worker.gates[gate][1].pass_for(agent)
+        return self._granted(worker, claim, 0 if ticket is None else worker.ticket(ticket))
+
+    async def _reserve(self, worker: _Worker, *call: Any) -> Granted | None:
+        claim = await self._org.meter.reserve(*call)
+        return None if claim is None else self._granted(worker, claim)
+
+    def _granted(self, worker: _Worker, claim: Claim, ticket: int = 0) -> Granted:
+        meter, number = self._org.meter, worker.number_for()
         worker.claims[number] = claim
-        return Granted(number, meter.overhead, meter.usual_output, meter.used, meter.promised_usd)
+        return Granted(number, meter.overhead, meter.usual_output, meter.used, meter.promised_usd, ticket)
 
     def _hear_settle(self, worker: _Worker, number: int, use: Use) -> None:
         self._origin = None
@@ -353,13 +367,15 @@ class Workers:
         gate = gate_to(*what)
         worker.gates.append((gate, gate.line()))
 
-    async def _hear_enter(
+    def _hear_enter(
         self, worker: _Worker, gate: int, rank: tuple[float, ...], team: str, tokens: int, name: str
-    ) -> int:
-        ticket = await worker.gates[gate][1].enter(lambda: rank, team, tokens, name)
-        number = worker.number_for()
-        worker.tickets[number] = ticket
-        return number
+    ) -> int | Awaitable[int]:
+        line = worker.gates[gate][1]
+        ticket = line.enter_at_once(tokens, name)
+        return self._enter(worker, line, rank, team, tokens, name) if ticket is None else worker.ticket(ticket)
+
+    async def _enter(self, worker: _Worker, line: Line, rank: tuple[float, ...], *call: Any) -> int:
+        return worker.ticket(await line.enter(lambda: rank, *call))
 
     def _hear_over(self, worker: _Worker, number: int, how: str, args: tuple[Any, ...]) -> None:
         ticket = worker.tickets.pop(number)

@@ -23,14 +23,46 @@ class Granted(NamedTuple):
     usual_output: int
     used: Use
     promised_usd: float
+    ticket: int = 0
+    """The number of a ticket for the gate that was named, where that had room at once; 0 where there is none."""
+
+
+class Passes:
+    """Tickets that came along with a reserved call, each for the first attempt of an agent's call.
+
+    It is for the gate that the last call went through. Who goes to another one gives it back before.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self.gate: int | None = None
+        """For which gate one is asked; None where it is not known, or needs to know more of a call."""
+        self._link = link
+        self._held: dict[str, tuple[int, int]] = {}
+
+    def keep(self, agent: str, gate: int, ticket: int) -> None:
+        self._held[agent] = gate, ticket
+
+    def take(self, agent: str, gate: int) -> int:
+        """The agent's ticket for this gate; 0 where it has none."""
+        if agent not in self._held or self._held[agent][0] != gate:
+            self.drop(agent)
+            return 0
+        return self._held.pop(agent)[1]
+
+    def drop(self, agent: str) -> None:
+        """Give a ticket back that is not going to be used."""
+        if held := self._held.pop(agent, None):
+            self._link.tell("over", held[1], "gone", ())
 
 
 class FarMeter(Meter):
     """The run's meter, asked from afar."""
 
-    def __init__(self, limits: Limits, link: Link) -> None:
+    def __init__(self, limits: Limits, link: Link, passes: Passes) -> None:
         super().__init__(limits)
         self._link = link
+        self._passes = passes
+        self._asking: set[str] = set()
         self._last = Granted(0, 0, super().usual_output, NOTHING, 0.0)
         self._numbers: dict[Claim, int] = {}
 
@@ -51,30 +83,39 @@ class FarMeter(Meter):
     async def reserve(
         self, agent: str, step: int, expected: Use | None = None, branches: Sequence[str] = ()
     ) -> Claim | None:
-        granted: Granted | None = await self._link.ask("reserve", agent, step, expected or Use(), list(branches))
+        gate, expected = self._passes.gate, expected or Use()
+        self._asking.add(agent)
+        try:
+            granted: Granted | None = await self._link.ask("reserve", agent, step, expected, list(branches), gate)
+        finally:
+            self._asking.discard(agent)
         if granted is None:
             return None
+        if gate is not None and granted.ticket:
+            self._passes.keep(agent, gate, granted.ticket)
         self._last, self.overhead, self.promised_usd = granted, granted.overhead, granted.promised_usd
-        claim = Claim(agent, step, expected or Use(), ())
+        claim = Claim(agent, step, expected, ())
         self._numbers[claim] = granted.number
         return claim
 
     def settle(self, claim: Claim, use: Use) -> None:
+        self._passes.drop(claim.agent)
         self._link.tell("settle", self._numbers.pop(claim), use)
 
     def release(self, claim: Claim) -> None:
+        self._passes.drop(claim.agent)
         self._link.tell("release", self._numbers.pop(claim))
 
     def let_go(self, agent: str = "") -> None:
         # Of the whole run, and of whom the first process dismisses, it does so itself.
-        if agent:
+        if agent in self._asking:
             self._link.tell("let_go", agent)
 
     def give(self, branch: str, part: Mapping[str, float], used: Use = NOTHING) -> None:
         self._link.tell("give", branch, dict(part))
 
 
-def far_gates(link: Link) -> Callable[[Hashable, str, Rates, float], Gate]:
+def far_gates(link: Link, passes: Passes) -> Callable[[Hashable, str, Rates, float], Gate]:
     """Finds gates as `gate_to` does: those of the first process."""
     gates: dict[Hashable, FarGate] = {}
 
@@ -83,7 +124,7 @@ def far_gates(link: Link) -> Callable[[Hashable, str, Rates, float], Gate]:
             # It holds nothing back, and nobody shares it.
             return Gate(name, rates, start)
         if (key, rates) not in gates:
-            gates[key, rates] = FarGate(name, rates, start, link=link, number=len(gates))
+            gates[key, rates] = FarGate(name, rates, start, link=link, number=len(gates), passes=passes)
             link.tell("gate", len(gates) - 1, key, name, rates, start)
         return gates[key, rates]
 
@@ -98,13 +139,22 @@ class _FarTicket(Ticket):
 class FarGate(Gate):
     """A gate of the first process. Who uses it, waits there."""
 
-    def __init__(self, name: str, rates: Rates, start: float, *, link: Link, number: int) -> None:
+    def __init__(self, name: str, rates: Rates, start: float, *, link: Link, number: int, passes: Passes) -> None:
         super().__init__(name, rates, start)
         self._link = link
         self._number = number
+        self._passes = passes
+        # How many tokens a call will take is only known to the one who makes it.
+        self._may_pass = rates.tpm is None
 
     def line(self) -> Line:
         return _FarLine(self, self._link, self._number)
+
+    def take_pass(self, agent: str) -> int:
+        """The number of a ticket that the agent has already; 0 where it has none."""
+        ticket = self._passes.take(agent, self._number)
+        self._passes.gate = self._number if self._may_pass else None
+        return ticket
 
     def answered(self, ticket: Ticket, tokens: int | None = None) -> None:
         self._over(ticket, "answered", tokens)
@@ -131,15 +181,24 @@ class FarGate(Gate):
 class _FarLine(Line):
     """The line of this process at a gate of the first one. Its sleepers are here, those who wait are there."""
 
-    def __init__(self, gate: Gate, link: Link, number: int) -> None:
+    gate: FarGate
+
+    def __init__(self, gate: FarGate, link: Link, number: int) -> None:
         super().__init__(gate)
         self._link = link
         self._number = number
+        self._asking: set[str] = set()
 
     async def enter(self, rank: Callable[[], Rank] = tuple, team: str = "", tokens: int = 0, name: str = "") -> Ticket:
         if self._left is not None:
             raise self._left
-        number: int = await self._link.ask("enter", self._number, rank(), team, tokens, name)
+        number = self.gate.take_pass(name)
+        if not number:
+            self._asking.add(name)
+            try:
+                number = await self._link.ask("enter", self._number, rank(), team, tokens, name)
+            finally:
+                self._asking.discard(name)
         return _FarTicket(self, tokens, name, number=number)
 
     def leave(self, error: Exception) -> None:
@@ -149,7 +208,8 @@ class _FarLine(Line):
 
     def dismiss(self, name: str) -> None:
         super().dismiss(name)
-        self._link.tell("dismiss", self._number, name)
+        if name in self._asking:
+            self._link.tell("dismiss", self._number, name)
 
 
 class FarSlots:

@@ -25,9 +25,9 @@ from megagraph.models import ModelChoice, Models, choose_model
 from megagraph.outside_tools import OutsideTools, accepted
 from megagraph.reviewer import reviewer_schemas
 from megagraph.stream import Stream
-from megagraph.team import work_at
+from megagraph.team import graph_for_work, work_at
 from megagraph.tracing import is_traced
-from megagraph.workers.far import FarMeter, far_gates
+from megagraph.workers.far import FarMeter, Passes, far_gates
 from megagraph.workers.link import Link
 from megagraph.workers.office import Office, Posting
 from megagraph.workers.tokens import pass_on
@@ -88,7 +88,8 @@ class Worker:
         scratch.mkdir(exist_ok=True)
         servers = McpServers(read_mcp(posting.mcp) if posting.mcp else {})
         outside = OutsideTools(accepted(await servers.tools(), TOOLBOX.names), gone=posting.gone, close=servers.aclose)
-        choice, gates = _choice(posting), far_gates(self.link)
+        choice, passes = _choice(posting), Passes(self.link)
+        gates = far_gates(self.link, passes)
         models = Models(choice, TOOLBOX.schemas(posting.prompts.tools), outside, gates)
         reviewers = Models(choice, reviewer_schemas(posting.prompts.reviewer_tools), None, gates)
         self._opened = [models, reviewers, outside]
@@ -100,7 +101,7 @@ class Worker:
             self.link,
             models=models,
             reviewers=reviewers,
-            meter=FarMeter(posting.limits, self.link),
+            meter=FarMeter(posting.limits, self.link, passes),
             outside=outside,
             stream=Stream(),
             traced=is_traced(()),
@@ -178,8 +179,9 @@ async def _serve(talk: socket.socket) -> None:
 
 
 def prepare() -> None:
-    """Import what else a worker needs, once for all that are forked."""
+    """Import and make what else a worker needs, once for all that are forked."""
     importlib.import_module("megagraph.openai_chat")
+    graph_for_work()
 
 
 def main(talk: socket.socket) -> None:
