@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
+import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -35,7 +37,7 @@ from megagraph.prices import Prices, parse_prices
 from megagraph.prompts import Prompts
 from megagraph.run import Result, Run
 from megagraph.scenario import Scenario, find_scenario, load_scenario
-from megagraph.session import Drive, boss_spec, prices_of
+from megagraph.session import Drive, boss_spec, prices_of, sandbox_for
 from megagraph.sync import MegaSync
 from megagraph.workers.forkserver import ForkServer
 
@@ -126,6 +128,11 @@ class MegaGraph:
         """What was started or resumed here, all of it."""
         # Before the home is opened, which has a thread: then what is imported is there already.
         self._forks = ForkServer() if workers else None
+        self._readying: threading.Thread | None = None
+        if isinstance(model, str):
+            # Whoever names a model wants to run something.
+            self._readying = threading.Thread(target=self._get_ready, name="megagraph-ready")
+            self._readying.start()
         try:
             self.home = Home(home)
         except BaseException:
@@ -212,6 +219,7 @@ class MegaGraph:
             )
         run = Run(self.home, id_, scenario)
         prompts = self._prompts_for(scenario)
+        await self._ready()
         await run.begin(
             choice,
             limits,
@@ -266,6 +274,7 @@ class MegaGraph:
         workers = self._workers_for(choice, drive, before if self._workers is None else self._workers)
         outside = await self._outside(mcp, settings.get("tools", []))
         prompts = self._prompts_for(opened.scenario)
+        await self._ready()
         await opened.begin(
             choice,
             limits,
@@ -463,7 +472,8 @@ class MegaGraph:
 
         `own` are models of single agents that go before all else.
         """
-        script = scenario.script()
+        # A program of the scenario's, which nobody has to run who has another model.
+        script = functools.cache(scenario.script)
 
         def choose(name: str | BaseChatModel | None) -> ModelChoice:
             return choose_model(
@@ -478,7 +488,7 @@ class MegaGraph:
             rules = self._models
         elif self._model is not None:
             rules = ModelRules()
-        if model is None and (os.environ.get("OPENAI_API_KEY") or script is None):
+        if model is None and (os.environ.get("OPENAI_API_KEY") or script() is None):
             model = rules.leads or rules.leaves or None
         choice = choose(model)
         if not (choice.rehearsal and self._models is None):
@@ -487,6 +497,17 @@ class MegaGraph:
             first = choice.rules.model_copy(update={"agents": {**own, **choice.rules.agents}})
             choice = with_rules(choice, first, choose)
         return choice
+
+    def _get_ready(self) -> None:
+        """Import and try out what a run needs before its first call, a quarter of a second's work, until it starts."""
+        sandbox_for(self._unsafe)
+        # If the model cannot be had, starting a run says so.
+        with suppress(UsageError):
+            choose_model(self._model, base_url=self._base_url, timeout=self._timeout).warm()
+
+    async def _ready(self) -> None:
+        if self._readying is not None:
+            await asyncio.to_thread(self._readying.join)
 
     async def _outside(self, mcp: Path | str | Mapping[str, Any] | None, before: Sequence[str] = ()) -> OutsideTools:
         """The tools from outside, of which there were these `before`; MCP servers are asked for theirs."""

@@ -112,15 +112,19 @@ class Asker:
     """The tools from outside that it has."""
 
 
+def _no_script() -> None:
+    """Of a goal in words."""
+
+
 def choose_model(
     model: str | BaseChatModel | None,
     *,
     base_url: str | None = None,
-    script: Script | None = None,
+    script: Callable[[], Script | None] = _no_script,
     timeout: float = 300.0,
     tools: Tools = "native",
 ) -> ModelChoice:
-    """Find the model that is meant. `script` is the rehearsal of the scenario, if it has one.
+    """Find the model that is meant. `script` loads the rehearsal of the scenario, if it has one; it is asked for late.
 
     Without a model: the one that `OPENAI_MODEL` names, else the rehearsal if no key is set. `timeout` is seconds
     for one whole call. Raises `UsageError` where there is neither, or where the name is not understood.
@@ -133,9 +137,10 @@ def choose_model(
     if model is None:
         model = _model_from_environment(script)
     if model == "rehearsal":
-        if script is None:
+        played = script()
+        if played is None:
             raise UsageError("there is no rehearsal for this goal: only a scenario can ship one.", WAYS)
-        return ModelChoice("rehearsal", _Rehearsal(script), rehearsal=True)
+        return ModelChoice("rehearsal", _Rehearsal(played), rehearsal=True)
     provider, _, named = model.partition(":")
     name, _, options = named.partition("?")
     if provider != "openai" or not name:
@@ -148,11 +153,11 @@ def with_rules(choice: ModelChoice, rules: ModelRules, choose: Callable[[str], M
     return replace(choice, rules=rules, others={name: choose(name) for name in rules.names()})
 
 
-def _model_from_environment(script: Script | None) -> str:
+def _model_from_environment(script: Callable[[], Script | None]) -> str:
     if name := os.environ.get("OPENAI_MODEL"):
         return name if name.startswith("openai:") else f"openai:{name}"
     # Who has a key may expect a real model: neither guess which one, nor pass off a rehearsal for it.
-    if script is not None and not os.environ.get("OPENAI_API_KEY"):
+    if not os.environ.get("OPENAI_API_KEY") and script() is not None:
         return "rehearsal"
     raise UsageError("no model was named.", WAYS)
 

@@ -107,12 +107,13 @@ class Session:
         meter.overhead = tokens_of(schemas)
         # The sandbox is tried with a program that runs elsewhere, and meanwhile libraries are imported here.
         (sandbox, why_not), prices, _ = await asyncio.gather(
-            asyncio.to_thread(_sandbox, self.unsafe_programs),
+            asyncio.to_thread(sandbox_for, self.unsafe_programs),
             asyncio.to_thread(prices_of, self.choice, self.prices),
             asyncio.to_thread(self.choice.warm),
         )
         try:
             if not self.workers:
+                # With workers, what is done elsewhere on the strength of a checkpoint might be durable before it.
                 await self.home.saver.know(self.run)
             with seldom_collected():
                 async with self.home.scratch(self.run) as scratch, listening(self.run, self._heard, self._tokens):
@@ -318,7 +319,8 @@ def _clock(org: Organisation) -> Iterator[None]:
             timer.cancel()
 
 
-def _sandbox(unsafe: bool) -> tuple[Sandbox | None, str]:
+def sandbox_for(unsafe: bool) -> tuple[Sandbox | None, str]:
+    """What programs run in, or why nothing can be had for it. Blocks when it is asked for the first time."""
     try:
         return choose_sandbox(unsafe=unsafe), ""
     except SandboxUnavailable as error:

@@ -159,7 +159,7 @@ def _must_succeed(task: asyncio.Task[Any]) -> None:
 
 
 def _choice(posting: Posting) -> ModelChoice:
-    return posting.choice or choose_model("rehearsal", script=posting.scenario.script())
+    return posting.choice or choose_model("rehearsal", script=posting.scenario.script)
 
 
 def _hung_up(talk: socket.socket) -> bool:
