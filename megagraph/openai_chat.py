@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
+from aiohttp.abc import AbstractStreamWriter
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatResult
@@ -31,7 +32,27 @@ CONNECT_SECONDS = 10.0
 _OFFICIAL = "https://api.openai.com/v1"
 _NO_STREAMS = (400, 404, 405, 422, 501)
 """Statuses with which a server may refuse to stream; if it was something else, it refuses the plain call too."""
+_MOST_TOOLS = 100
 _STREAMED = {"stream": True, "stream_options": {"include_usage": True}}
+
+
+class _Request(aiohttp.Payload):
+    """JSON in parts, sent as one. It is kept until the answer, since a server may want it sent to another address."""
+
+    _value: tuple[bytes, ...]
+
+    def __init__(self, *parts: bytes) -> None:
+        super().__init__(parts, content_type="application/json")
+        self._size = sum(map(len, parts))
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return b"".join(self._value).decode(encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        await writer.write(b"".join(self._value))
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        await writer.write(b"".join(self._value)[:content_length])
 
 
 class LeanChatOpenAI(ChatOpenAI):
@@ -40,6 +61,8 @@ class LeanChatOpenAI(ChatOpenAI):
     _session: aiohttp.ClientSession | None = PrivateAttr(default=None)
     _streams: bool = PrivateAttr(default=True)
     """Whether the server has not refused to stream yet."""
+    _tools: dict[int, tuple[Any, bytes]] = PrivateAttr(default_factory=dict)
+    """Lists of tools by their identity, and what is sent of them."""
 
     async def answer_directly(self, messages: Sequence[BaseMessage], **kwargs: Any) -> AIMessage:
         """`ainvoke` for where nobody listens: it spares LangChain a third of what a call costs the processor."""
@@ -60,8 +83,9 @@ class LeanChatOpenAI(ChatOpenAI):
         if body is None:
             # Some models are only to be had through the Responses API, which the SDK speaks.
             return await super()._agenerate(messages, stop, run_manager, **kwargs)
-        plain, answer = to_json(body), None
-        streamed = to_json(body | _STREAMED) if run_manager and self._streams and wants_tokens(run_manager) else b""
+        plain, streamed, answer = self._request_of(body), None, None
+        if run_manager and self._streams and wants_tokens(run_manager):
+            streamed = self._request_of(body | _STREAMED)
         # A call takes long, and a conversation as dicts several times its text.
         del body
         if run_manager and streamed:
@@ -88,16 +112,30 @@ class LeanChatOpenAI(ChatOpenAI):
             payload["max_tokens"] = payload.pop("max_completion_tokens")
         return {k: v for k, v in payload.items() if v is not None}
 
+    def _request_of(self, body: dict[str, Any]) -> _Request:
+        """A body as it is sent. Tools, most of it, are the same bytes for all who have the same ones."""
+        tools = body.get("tools")
+        if not tools:
+            return _Request(to_json(body))
+        known, data = self._tools.get(id(tools), (None, b""))
+        if known is not tools:
+            if len(self._tools) >= _MOST_TOOLS:
+                self._tools.clear()
+            data = to_json(tools)
+            self._tools[id(tools)] = tools, data
+        rest = to_json({key: value for key, value in body.items() if key != "tools"})
+        return _Request(rest[:-1] + b',"tools":', data, b"}")
+
     def _should_stream(self, **kwargs: Any) -> bool:
         # For a handler that wants tokens, `_agenerate` streams by itself: the answer is read as any other is.
         return bool(kwargs.get("stream")) and super()._should_stream(**kwargs)
 
-    async def _post(self, body: bytes) -> dict[str, Any]:
+    async def _post(self, body: _Request) -> dict[str, Any]:
         async with self._request(body) as response:
             answer: dict[str, Any] = from_json(await response.read())
             return answer
 
-    async def _told(self, body: bytes, run_manager: AsyncCallbackManagerForLLMRun) -> dict[str, Any] | None:
+    async def _told(self, body: _Request, run_manager: AsyncCallbackManagerForLLMRun) -> dict[str, Any] | None:
         """The answer, told piece by piece as it is written; None from a server that cannot do so.
 
         Who only watches must not make a call fail.
@@ -122,7 +160,7 @@ class LeanChatOpenAI(ChatOpenAI):
             return None
 
     @asynccontextmanager
-    async def _request(self, body: bytes) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _request(self, body: _Request) -> AsyncIterator[aiohttp.ClientResponse]:
         url = (self.openai_api_base or _OFFICIAL).rstrip("/") + "/chat/completions"
         async with self._opened().post(url, data=body) as response:
             if response.status != 200:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import threading
 from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
+from pydantic import SecretStr
 
-from megagraph import Limits, MegaGraph, models
+from megagraph import Limits, MegaGraph, models, openai_chat
 from megagraph.errors import UsageError
 from megagraph.gate import Rates
 from megagraph.model_rules import ModelRules
@@ -42,12 +46,12 @@ def test_no_key_no_model_and_a_bare_goal_lists_the_ways(monkeypatch: pytest.Monk
 
 def test_no_key_and_no_model_rehearses_a_scenario_that_can(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
-    assert choose_model(None, script=SIMPLE).rehearsal
+    assert choose_model(None, script=lambda: SIMPLE).rehearsal
 
 
 def test_with_a_key_a_rehearsal_is_not_passed_off_for_a_model() -> None:
     with pytest.raises(UsageError, match="no model was named"):
-        choose_model(None, script=SIMPLE)
+        choose_model(None, script=lambda: SIMPLE)
 
 
 @pytest.mark.parametrize("name", ["gpt-5", "openai:", "martian:x", ""])
@@ -173,6 +177,66 @@ def test_calls_go_through_the_proxy_that_the_environment_names(tmp_path: Path, m
         monkeypatch.setattr(models, "ATTEMPTS", 1)
         assert "models.example" in asyncio.run(work(tmp_path / "past")).reason
         assert len(server.log) == 1
+
+
+def test_a_server_may_send_a_call_elsewhere(tmp_path: Path) -> None:
+    class Moved(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(307)
+            self.send_header("Location", f"{server.url}/chat/completions")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    async def work(url: str) -> Result:
+        async with MegaGraph("openai:scripted", base_url=url, home=tmp_path) as mega:
+            return await (await mega.start("The goal.")).result()
+
+    with ModelServer(SIMPLE) as server, ThreadingHTTPServer(("127.0.0.1", 0), Moved) as old:
+        threading.Thread(target=old.serve_forever, daemon=True).start()
+        assert asyncio.run(work(f"http://127.0.0.1:{old.server_port}/v1")).passed
+        old.shutdown()
+        assert len(server.log.answered()) == 1
+
+
+def test_tools_are_made_into_json_once_for_all_who_have_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    write = openai_chat.to_json
+
+    def to_json(value: Any) -> bytes:
+        made.append(value)
+        return write(value)
+
+    monkeypatch.setattr(openai_chat, "to_json", to_json)
+    chat = openai_chat.LeanChatOpenAI(model="scripted", api_key=SecretStr("key"))
+    tools, others = [{"type": "function", "function": {"name": name}} for name in "ab"], [{"type": "function"}]
+    for body in ({"messages": ["x"], "tools": tools, "n": 1}, {"tools": tools, "messages": ["y"]}):
+        assert json.loads(chat._request_of(body).decode()) == body
+    for body in ({"messages": ["x"], "tools": others}, {"messages": ["x"], "tools": []}, {"messages": ["x"]}):
+        assert json.loads(chat._request_of(body).decode()) == body
+    assert made.count(tools) == made.count(others) == 1
+    # As many lists as there may ever be: an old one is made again, and none is taken for another.
+    for number in range(300):
+        fresh = [{"type": "function", "function": {"name": str(number)}}]
+        assert json.loads(chat._request_of({"messages": ["x"], "tools": fresh}).decode())["tools"] == fresh
+    assert len(chat._tools) <= 100
+
+
+def test_a_model_that_is_named_needs_no_rehearsal(tmp_path: Path) -> None:
+    (tmp_path / "scenario.yaml").write_text("name: broken\ngoal: The goal.\nrehearsal: rehearsal.py\n")
+    (tmp_path / "rehearsal.py").write_text("raise RuntimeError('nobody asked for it')\n")
+
+    async def work(model: str, url: str) -> Result:
+        async with MegaGraph(model, base_url=url, home=tmp_path / "home") as mega:
+            return await (await mega.start(str(tmp_path))).result()
+
+    with ModelServer(SIMPLE) as server:
+        assert asyncio.run(work("openai:scripted", server.url)).passed
+        with pytest.raises(UsageError, match="nobody asked for it"):
+            asyncio.run(work("rehearsal", server.url))
 
 
 def test_a_name_carries_options(monkeypatch: pytest.MonkeyPatch) -> None:
