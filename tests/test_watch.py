@@ -41,7 +41,7 @@ def organisation(tmp_path: Path, agents: int, pace: float) -> Path:
 
 @pytest.mark.parametrize(("agents", "columns", "lines"), [(5, 80, 24), (60, 200, 50), (600, 80, 24)])
 def test_the_tree_is_readable_and_fits(tmp_path: Path, agents: int, columns: int, lines: int) -> None:
-    scenario = organisation(tmp_path, agents, 0.5 if agents < 100 else 2.5)
+    scenario = organisation(tmp_path, agents, {5: 0.5, 60: 1.0, 600: 2.5}[agents])
     with terminal(tmp_path / "home", "run", scenario, columns=columns, lines=lines) as screen:
         text = screen.until(lambda text: "Answer with: megagraph answer" in text and "✗ member_0_2" in text)
         assert re.search(r"\? member_0_1  member  1 call.*  Which of the three layouts\?", text)
