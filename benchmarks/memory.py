@@ -27,7 +27,7 @@ async def _measure(agents: int) -> float:
     latency = max(5.0, agents / 60)
     limits = Limits(agents=agents + 10, calls=100 * agents, input_tokens=10**9, output_tokens=10**8, width=agents)
     with (
-        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name,
+        tempfile.TemporaryDirectory() as name,
         served(SOURCE.format(agents=agents), Path(name), str(latency)) as url,
     ):
         async with MegaGraph("openai:scripted", base_url=url, home=Path(name) / "home", limits=limits) as mega:

@@ -49,7 +49,7 @@ class Setting:
         """A folder, and the URL of a model server in a process of its own."""
         source = _SOURCE.format(size=self.size)
         with (
-            tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name,
+            tempfile.TemporaryDirectory() as name,
             served(source, Path(name), self.latency, self.seed) as url,
         ):
             yield Path(name), url

@@ -264,7 +264,7 @@ def main() -> None:
     parser.add_argument("--latency", type=float, default=0.02, help="seconds that the model takes")
     options = parser.parse_args()
     print("| " + " | ".join(COLUMNS) + " |\n|" + "---:|" * len(COLUMNS))
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+    with tempfile.TemporaryDirectory() as name:
         until = time.time() + options.minutes * 60 + 12
         with served(SOURCE.format(until=until), Path(name), str(options.latency)) as url:
             asyncio.run(measure(options.minutes, options.windows, options.latency, Path(name), url))

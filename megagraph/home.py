@@ -75,7 +75,11 @@ class Home:
     def repository(self, run: str) -> Path:
         """Where the shared files of a run are, or will be."""
         rows = self.database.read("SELECT repository FROM runs WHERE run = ?", (run,))
-        return self.path / "files" / f"{(rows and rows[0]['repository']) or run}.git"
+        return self.family((rows and rows[0]["repository"]) or run)
+
+    def family(self, first: str) -> Path:
+        """The repository of the files of a run that is no branch, and of all its branches."""
+        return self.path / "files" / f"{first}.git"
 
     def ledger(self, run: str) -> Ledger:
         return Ledger(self.database, run)

@@ -24,7 +24,6 @@ from megagraph.database import connect
 from megagraph.errors import UsageError
 from megagraph.files.transfer import dump
 from megagraph.home import Home
-from megagraph.keeping.deleting import repository_path
 from megagraph.keeping.rows import TableInfo, tables
 from megagraph.migrations import MIGRATIONS
 
@@ -92,7 +91,7 @@ def _write(home: Home, runs: list[str], archive: zipfile.ZipFile) -> None:
 
 
 def _repository(home: Home, run: str) -> Path:
-    return repository_path(home, home.find(run)["repository"] or run)
+    return home.family(home.find(run)["repository"] or run)
 
 
 def _add(archive: zipfile.ZipFile, name: str, parts: Iterable[bytes]) -> Mapping[str, Any]:

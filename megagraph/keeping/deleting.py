@@ -50,17 +50,13 @@ def claims(home: Home) -> dict[str, dict[str, str]]:
     return found
 
 
-def repository_path(home: Home, repository: str) -> Path:
-    return home.path / "files" / f"{repository}.git"
-
-
 def weigh(home: Home, row: Mapping[str, Any]) -> Gone:
     """What deleting a run would win."""
     with home.database.read_lock:
         rows = bytes_of(home.database.reader, row["run"], tables(home.database.reader))
     repository = row["repository"] or row["run"]
     shared = len(claims(home).get(repository, {})) > 1
-    files = 0 if shared else folder_bytes(repository_path(home, repository))
+    files = 0 if shared else folder_bytes(home.family(repository))
     return Gone(row["run"], row["status"], row["goal"], rows, files, shared)
 
 
@@ -90,9 +86,9 @@ def _delete(home: Home, row: Mapping[str, Any]) -> Gone:
         repository = row["repository"] or run
         left = claims(home).get(repository)
         if left is None:
-            remove_repository(repository_path(home, repository))
+            remove_repository(home.family(repository))
         else:
-            drop_branch(repository_path(home, repository), run if row["repository"] else MAIN)
+            drop_branch(home.family(repository), run if row["repository"] else MAIN)
         remove_folder(home.path / "scratch" / run)
         socket_path(run).unlink(missing_ok=True)
         (home.path / "locks" / str(UUID(run))).unlink(missing_ok=True)

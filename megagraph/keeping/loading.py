@@ -30,7 +30,7 @@ from megagraph.files.folders import remove_folder
 from megagraph.files.transfer import load as load_files
 from megagraph.home import Home
 from megagraph.keeping.archive import FORMAT, MANIFEST, OBJECTS, rows_member
-from megagraph.keeping.deleting import MAIN, claims, repository_path
+from megagraph.keeping.deleting import MAIN, claims
 from megagraph.keeping.leftovers import IMPORTED
 from megagraph.keeping.rows import TableInfo, ledger_tables, tables
 from megagraph.keeping.screening import made_harmless, screen_run, without_server
@@ -154,7 +154,7 @@ def _load(home: Home, archive: zipfile.ZipFile, manifest: _Manifest, scenario: P
         held.enter_context(home.making())
         ids = _free_ids(home, manifest.runs, held)
         first = ids[manifest.runs[0]]
-        scratch, files = home.path / "scratch" / first, repository_path(home, first)
+        scratch, files = home.path / "scratch" / first, home.family(first)
         made = files.with_name(f".{files.name}{IMPORTED}")
         for old in (scratch, made, files):
             # Of an import that was killed: no row names it, and its lock is held here.

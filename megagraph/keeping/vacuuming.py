@@ -11,7 +11,7 @@ from typing import Any
 from megagraph.database import connect
 from megagraph.files.packing import repack, size_of
 from megagraph.home import Home
-from megagraph.keeping.deleting import claims, repository_path
+from megagraph.keeping.deleting import claims
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def vacuum(home: Home, *, dry_run: bool = False) -> Vacuumed:
         before = _on_disk(database)
         with closing(connect(database)) as connection:
             after = _shrink(connection, database, dry_run=dry_run)
-        repositories = [path for name in sorted(claims(home)) if (path := repository_path(home, name)).is_dir()]
+        repositories = [path for name in sorted(claims(home)) if (path := home.family(name)).is_dir()]
         files_before = sum(map(size_of, repositories))
         files_after = sum(repack(path, dry_run=dry_run) for path in repositories)
     return Vacuumed(dry_run, before, after, files_before, min(files_before, files_after) if dry_run else files_after)
