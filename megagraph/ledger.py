@@ -529,10 +529,11 @@ def _data(row: sqlite3.Row) -> dict[str, Any]:
             return {**ran, **data}
         case "tool_started" if "args" not in data:
             data["args"] = {key: shortened(value) for key, value in _args(row, data["index"]).items()}
-        case "thought" if "seconds" not in data and row["answer"]:
-            answer = load_answer(json.loads(row["answer"]))
-            data["seconds"] = round(row["thought"], 3)
-            data |= {key: row[key] for key in ("input_tokens", "output_tokens", "cost")}
+        case "thought" if "seconds" not in data:
+            answer = load_answer(json.loads(row["answer"])) if row["answer"] else AIMessage("")
+            data["seconds"] = round(row["thought"] or 0.0, 3)
+            data |= {"input_tokens": row["input_tokens"] or 0, "output_tokens": row["output_tokens"] or 0}
+            data["cost"] = row["cost"]
             data["calls"] = [call["name"] for call in answer.tool_calls]
             data["text"] = answer.text[:TOLD]
     return data

@@ -418,6 +418,8 @@ class MegaGraph:
 
     def _close(self) -> None:
         self._end_forks()
+        if self._readying is not None:
+            self._readying.join()
         # Its result was not held up by that, but who closes the home may want to move or delete it.
         for run in self._begun:
             await_packing(self.home.repository(run.id))
@@ -500,9 +502,10 @@ class MegaGraph:
 
     def _get_ready(self) -> None:
         """Import and try out what a run needs before its first call, a quarter of a second's work, until it starts."""
-        sandbox_for(self._unsafe)
-        # If the model cannot be had, starting a run says so.
-        with suppress(UsageError):
+        # What cannot be had, starting a run says.
+        with suppress(Exception):
+            sandbox_for(self._unsafe)
+        with suppress(Exception):
             choose_model(self._model, base_url=self._base_url, timeout=self._timeout).warm()
 
     async def _ready(self) -> None:

@@ -321,7 +321,9 @@ def _no_index_of_recipients(db: Tables) -> None:
 
 def _numbered_runs(db: Tables) -> None:
     """Events go by the number of their run, whose id was a quarter of them; `events` is how they are looked at."""
-    names = ", ".join(row[0] for row in db.conn.execute("SELECT name FROM pragma_table_info('runs')"))
+    # A person may have added views and columns. Views are to mean the new table by the name that they know.
+    db.conn.execute("PRAGMA legacy_alter_table=ON")
+    found = db.conn.execute("SELECT name, type FROM pragma_table_info('runs')").fetchall()
     db.conn.execute("ALTER TABLE runs RENAME TO old_runs")
     db.conn.execute(
         """CREATE TABLE runs (
@@ -345,6 +347,11 @@ def _numbered_runs(db: Tables) -> None:
             branch TEXT
         )"""
     )
+    known = {name for (name,) in db.conn.execute("SELECT name FROM pragma_table_info('runs')")}
+    for name, type_ in found:
+        if name not in known:
+            db.conn.execute(f'ALTER TABLE runs ADD COLUMN "{name}" {type_}')
+    names = ", ".join(f'"{name}"' for name, _ in found)
     db.conn.execute(f"INSERT INTO runs ({names}) SELECT {names} FROM old_runs ORDER BY rowid")
     db.conn.execute("DROP TABLE old_runs")
     db.conn.execute("ALTER TABLE events RENAME TO old_events")
@@ -379,6 +386,11 @@ def _numbered_runs(db: Tables) -> None:
         f" DELETE FROM event_rows WHERE number = {number.format('OLD')} AND seq = OLD.seq;"
         " END"
     )
+    # A number may be given again.
+    db.conn.execute(
+        "CREATE TRIGGER drop_run AFTER DELETE ON runs BEGIN DELETE FROM event_rows WHERE number = OLD.number; END"
+    )
+    db.conn.execute("PRAGMA legacy_alter_table=OFF")
 
 
 Migration: TypeAlias = "Callable[[Tables], None]"

@@ -216,8 +216,7 @@ class Saver(BaseCheckpointSaver[int]):
         known = self._known.get(thread)
         if known is not None and namespace not in known:
             return None
-        # Returns when all that was written without waiting can be read.
-        await self._database.write()
+        await self._caught_up(thread)
         return await asyncio.to_thread(self.get_tuple, config)
 
     async def alist(
@@ -231,14 +230,14 @@ class Saver(BaseCheckpointSaver[int]):
         def found() -> List[CheckpointTuple]:
             return list(self.list(config, filter=filter, before=before, limit=limit))
 
-        await self._database.write()
+        await self._caught_up(str(config["configurable"].get("thread_id", "")) if config else "")
         for item in await asyncio.to_thread(found):
             yield item
 
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
-        await self._database.write()
+        await self._caught_up(_place(config)[0])
         return await asyncio.to_thread(self.get_delta_channel_history, config=config, channels=channels)
 
     # --- writing -----------------------------------------------------------------------------------------
@@ -280,6 +279,11 @@ class Saver(BaseCheckpointSaver[int]):
         await self._database.write(*deletion(thread_id))
 
     # --- inside ------------------------------------------------------------------------------------------
+
+    async def _caught_up(self, thread: str) -> None:
+        """Return when all that was written without waiting can be read. Of a run that is at rest there is nothing."""
+        if thread in self._known:
+            await self._database.write()
 
     async def _store(self, thread: str, statements: Sequence[Statement]) -> None:
         if thread in self._known:

@@ -348,6 +348,14 @@ class Spanless(Runnable[Any, Any]):
             value = await writer.ainvoke(value, config)
         return value
 
+    # LangGraph asks for these where a handler follows a stream piece by piece.
+
+    def stream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
+        return self._steps.stream(input, config, **kwargs)
+
+    def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Any]:
+        return self._steps.astream(input, config, **kwargs)
+
 
 def _heard(callbacks: Callbacks) -> bool:
     return bool(callbacks.handlers if isinstance(callbacks, BaseCallbackManager) else callbacks)

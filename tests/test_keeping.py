@@ -466,6 +466,16 @@ def test_what_is_damaged_tampered_with_or_newer_is_refused_whole(mega: MegaGraph
     assert not (tmp_path / "slip").exists()
 
 
+def test_an_archive_of_an_older_format_is_brought_up_to_date(mega: MegaGraph, tmp_path: Path) -> None:
+    # What was changed since is how events are kept here, and not how they are written there.
+    run = named(mega)[0]
+    members = members_of(run.save(tmp_path / "run.zip"))
+    with MegaGraph(home=tmp_path / "other") as other:
+        loaded = other.load(write_members(tmp_path / "older.zip", members, database=11))
+        assert loaded.events() == run.events() != []
+        assert [dict(step.dump()) for step in loaded.history()] == [dict(step.dump()) for step in run.history()]
+
+
 def test_an_archive_that_would_fill_the_disk_is_refused(
     mega: MegaGraph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -201,6 +201,36 @@ def test_events_go_by_the_number_of_their_run(file: Path) -> None:
     database.write_sync(("DELETE FROM events WHERE run = ?", ("first",)))
     assert Ledger(database, "first").events() == []
     assert len(Ledger(database, "second").events()) == 2
+    # The number of a run that is gone is given again, and nothing may be left that has it.
+    database.write_sync(("DELETE FROM runs WHERE run = 'second'", ()))
+    database.write_sync(("INSERT INTO runs (run, goal) VALUES ('third', 'a goal')", ()))
+    assert Ledger(database, "third").events() == []
+    assert database.read("SELECT * FROM event_rows") == []
+    database.close()
+
+
+def test_what_a_person_has_added_to_an_older_file_stays(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as then:
+        then.setattr(migrations, "MIGRATIONS", MIGRATIONS[:11])
+        up(file)
+    with closing(sqlite3.connect(file)) as old, old:
+        old.execute("ALTER TABLE runs ADD COLUMN tag TEXT")
+        old.execute("INSERT INTO runs (run, goal, tag) VALUES ('r', 'a goal', 'mine')")
+        old.execute("INSERT INTO events VALUES ('r', 1, 0.5, 'thinking', 'a', '{}')")
+        old.execute("CREATE VIEW goals AS SELECT goal, tag, kind FROM runs JOIN events USING (run)")
+    up(file)
+    with closing(sqlite3.connect(file)) as new:
+        assert new.execute("SELECT * FROM goals").fetchall() == [("a goal", "mine", "thinking")]
+
+
+def test_a_call_whose_row_is_gone_is_told_without_its_numbers(file: Path) -> None:
+    up(file)
+    database = Database(file)
+    thought = Event(1, 0.5, "thought", "ann", {"step": 1, "seconds": 2.0, "input_tokens": 5, "calls": ["talk"]})
+    database.write_sync(("INSERT INTO runs (run, goal) VALUES ('r', 'a goal')", ()))
+    database.write_sync(Ledger(database, "r").event(thought))
+    [told] = Ledger(database, "r").events()
+    assert (told.data["seconds"], told.data["input_tokens"], told.data["calls"]) == (0.0, 0, [])
     database.close()
 
 

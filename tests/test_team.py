@@ -196,3 +196,9 @@ def test_nodes_run_as_langgraph_runs_them_and_without_a_span_where_nobody_listen
 
     assert asyncio.run(said(quick, callbacks=[Listener()])) == {"said": "Hello!"}
     assert told == ["quick", "node"]
+
+    async def streamed(compiled: Any) -> list[tuple[str, Any]]:
+        found = [event async for event in compiled.astream_events({"said": "Hello"}, version="v2")]
+        return [(event["event"], event["data"].get("chunk")) for event in found]
+
+    assert asyncio.run(streamed(quick)) == asyncio.run(streamed(plain))

@@ -18,6 +18,8 @@ from langchain_core.tools import tool
 
 from megagraph import Limits, MegaGraph, Run
 from megagraph.errors import LimitReached, UsageError
+from megagraph.events import Event
+from megagraph.gate import Rates
 from megagraph.rehearsal import (
     Brief,
     Part,
@@ -325,16 +327,52 @@ def test_a_ticket_that_came_along_is_used_once_or_given_back() -> None:
             said.append((verb, args))
 
     passes = Passes(Heard())
-    passes.keep("ann", 0, 7)
-    assert passes.take("ann", 0) == 7
-    assert passes.take("ann", 0) == 0
-    passes.drop("ann")
-    assert said == []
-    passes.keep("ann", 0, 8)
-    assert passes.take("ann", 1) == 0, "it is for another gate"
-    passes.keep("bob", 0, 9)
+    assert passes.gate_for("ann") is None, "none is known"
+    passes.know(0, Rates(in_flight=4))
+    assert passes.gate_for("ann") == 0
+    assert passes.gate_for("ann.review.2.0.1") is None, "it queues under another name"
+    passes.keep("ann", 7)
+    assert (passes.take("ann"), passes.take("ann")) == (7, 0)
+    passes.keep("bob", 9)
     passes.drop("bob")
-    assert said == [("over", (8, "gone", ())), ("over", (9, "gone", ()))]
+    passes.drop("bob")
+    assert said == [("over", (9, "gone", ()))]
+    passes.know(1, Rates())
+    assert passes.gate_for("ann") is None, "it may go through either"
+    for rates in (Rates(rpm=5), Rates(tpm=5)):
+        counting = Passes(Heard())
+        counting.know(0, rates)
+        assert counting.gate_for("ann") is None
+
+
+@pytest.mark.parametrize("options", ["in_flight=1", "rpm=6"])
+def test_a_review_finds_a_place_where_there_is_one_and_is_counted_once(tmp_path: Path, options: str) -> None:
+    check = {"review": "It is good.", "files": ["a.txt"]}
+
+    def boss(brief: Brief) -> Play:
+        heard = yield recruit({**hire("coder"), "deliverables": ["a.txt"], "checks": [check]})
+        yield from wait_for(heard, ["coder"])
+        yield finish("over")
+
+    review = one(read_file("a.txt"), call("give_verdict", passed=True, reason="It is.", evidence=["1/0"]))
+    coder = one(write_file("a.txt", "hello"), finish("done", ["a.txt"]))
+    script = Script({"boss": boss, "coder": coder, "reviewer_of_coder": review})
+
+    async def work(server: ModelServer) -> tuple[Result, list[Event], list[Event]]:
+        model = f"openai:scripted?{options}"
+        async with MegaGraph(model, base_url=server.url, home=tmp_path, workers=2) as mega:
+            run = await mega.start("The goal.")
+            # A call that is counted twice waits for the next minute, and one that waits for itself for ever.
+            async with asyncio.timeout(45):
+                result = await run.result()
+            return result, run.events(kinds=("thought",)), run.events("coder", kinds=("thought",))
+
+    with ModelServer(script) as server:
+        result, thoughts, coders = asyncio.run(work(server))
+    assert result.passed
+    assert len(server.log.answered()) == len(thoughts) == 6
+    # The reviewer's are told as those of whose work it looks at, and say what the reviewer's calls were.
+    assert [event.data["calls"] for event in coders] == [["write_file"], ["finish"], ["read_file"], ["give_verdict"]]
 
 
 # --- pauses, questions, kills ---------------------------------------------------------------------------------

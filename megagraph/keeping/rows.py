@@ -75,7 +75,9 @@ def removal(connection: sqlite3.Connection, run: str) -> Iterator[Statement]:
 
 
 def _bytes(connection: sqlite3.Connection, table: TableInfo, run: str) -> int:
-    length = " + ".join(f'coalesce(length(CAST("{column}" AS BLOB)), 0)' for column in table.columns)
+    # Events are shown with the id of their run, and kept without.
+    kept = [column for column in table.columns if (table.name, column) != ("events", "run")]
+    length = " + ".join(f'coalesce(length(CAST("{column}" AS BLOB)), 0)' for column in kept)
     sql = f'SELECT coalesce(sum({length}), 0) FROM "{table.name}" WHERE {table.where}'
     return int(connection.execute(sql, (run,)).fetchone()[0])
 

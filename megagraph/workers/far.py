@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from megagraph.errors import ModelError
 from megagraph.gate import START, Gate, Line, Rank, Rates, Ticket
 from megagraph.limits import NOTHING, Claim, Limits, Meter, Use
+from megagraph.specs import owner_of
 from megagraph.workers.link import Link
 
 
@@ -28,31 +29,42 @@ class Granted(NamedTuple):
 
 
 class Passes:
-    """Tickets that came along with a reserved call, each for the first attempt of an agent's call.
+    """Tickets for the gate that came along with a reserved call, each for the first attempt of its agent.
 
-    It is for the gate that the last call went through. Who goes to another one gives it back before.
+    There are some only where all calls of this process go through one gate, and where that does not count them: a
+    ticket that was not used would be counted as well.
     """
 
     def __init__(self, link: Link) -> None:
-        self.gate: int | None = None
-        """For which gate one is asked; None where it is not known, or needs to know more of a call."""
         self._link = link
-        self._held: dict[str, tuple[int, int]] = {}
+        self._gates: dict[int, Rates] = {}
+        self._held: dict[str, int] = {}
 
-    def keep(self, agent: str, gate: int, ticket: int) -> None:
-        self._held[agent] = gate, ticket
+    def know(self, gate: int, rates: Rates) -> None:
+        """There is such a gate."""
+        self._gates[gate] = rates
 
-    def take(self, agent: str, gate: int) -> int:
-        """The agent's ticket for this gate; 0 where it has none."""
-        if agent not in self._held or self._held[agent][0] != gate:
-            self.drop(agent)
-            return 0
-        return self._held.pop(agent)[1]
+    def gate_for(self, agent: str) -> int | None:
+        """The gate for which a ticket is of use to who reserves a call; None where there may be none.
+
+        A review is reserved under a name of its own, and queues under another.
+        """
+        if len(self._gates) != 1 or owner_of(agent) != agent:
+            return None
+        [(gate, rates)] = self._gates.items()
+        return gate if rates.rpm is None and rates.tpm is None else None
+
+    def keep(self, agent: str, ticket: int) -> None:
+        self._held[agent] = ticket
+
+    def take(self, agent: str) -> int:
+        """The agent's ticket; 0 where it has none."""
+        return self._held.pop(agent, 0)
 
     def drop(self, agent: str) -> None:
         """Give a ticket back that is not going to be used."""
-        if held := self._held.pop(agent, None):
-            self._link.tell("over", held[1], "gone", ())
+        if ticket := self.take(agent):
+            self._link.tell("over", ticket, "gone", ())
 
 
 class FarMeter(Meter):
@@ -83,7 +95,7 @@ class FarMeter(Meter):
     async def reserve(
         self, agent: str, step: int, expected: Use | None = None, branches: Sequence[str] = ()
     ) -> Claim | None:
-        gate, expected = self._passes.gate, expected or Use()
+        gate, expected = self._passes.gate_for(agent), expected or Use()
         self._asking.add(agent)
         try:
             granted: Granted | None = await self._link.ask("reserve", agent, step, expected, list(branches), gate)
@@ -91,8 +103,8 @@ class FarMeter(Meter):
             self._asking.discard(agent)
         if granted is None:
             return None
-        if gate is not None and granted.ticket:
-            self._passes.keep(agent, gate, granted.ticket)
+        if granted.ticket:
+            self._passes.keep(agent, granted.ticket)
         self._last, self.overhead, self.promised_usd = granted, granted.overhead, granted.promised_usd
         claim = Claim(agent, step, expected, ())
         self._numbers[claim] = granted.number
@@ -124,6 +136,7 @@ def far_gates(link: Link, passes: Passes) -> Callable[[Hashable, str, Rates, flo
             # It holds nothing back, and nobody shares it.
             return Gate(name, rates, start)
         if (key, rates) not in gates:
+            passes.know(len(gates), rates)
             gates[key, rates] = FarGate(name, rates, start, link=link, number=len(gates), passes=passes)
             link.tell("gate", len(gates) - 1, key, name, rates, start)
         return gates[key, rates]
@@ -144,17 +157,9 @@ class FarGate(Gate):
         self._link = link
         self._number = number
         self._passes = passes
-        # How many tokens a call will take is only known to the one who makes it.
-        self._may_pass = rates.tpm is None
 
     def line(self) -> Line:
-        return _FarLine(self, self._link, self._number)
-
-    def take_pass(self, agent: str) -> int:
-        """The number of a ticket that the agent has already; 0 where it has none."""
-        ticket = self._passes.take(agent, self._number)
-        self._passes.gate = self._number if self._may_pass else None
-        return ticket
+        return _FarLine(self, self._link, self._number, self._passes)
 
     def answered(self, ticket: Ticket, tokens: int | None = None) -> None:
         self._over(ticket, "answered", tokens)
@@ -181,19 +186,20 @@ class FarGate(Gate):
 class _FarLine(Line):
     """The line of this process at a gate of the first one. Its sleepers are here, those who wait are there."""
 
-    gate: FarGate
-
-    def __init__(self, gate: FarGate, link: Link, number: int) -> None:
+    def __init__(self, gate: FarGate, link: Link, number: int, passes: Passes) -> None:
         super().__init__(gate)
         self._link = link
         self._number = number
+        self._passes = passes
         self._asking: set[str] = set()
 
     async def enter(self, rank: Callable[[], Rank] = tuple, team: str = "", tokens: int = 0, name: str = "") -> Ticket:
         if self._left is not None:
             raise self._left
-        number = self.gate.take_pass(name)
+        # A ticket that came while there was one gate is no good for another.
+        number = self._passes.take(name) if self._passes.gate_for(name) == self._number else 0
         if not number:
+            self._passes.drop(name)
             self._asking.add(name)
             try:
                 number = await self._link.ask("enter", self._number, rank(), team, tokens, name)

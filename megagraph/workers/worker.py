@@ -118,6 +118,8 @@ class Worker:
         assert self._home is not None
         try:
             await work_at(place, state, office, self._home.saver)
+            # The first process goes on from here, and keeps that this agent has come to its end.
+            await self._home.database.write()
         except GraphInterrupt as stop:
             return [(interrupt.value, interrupt.id) for interrupt in (stop.args[0] if stop.args else ())]
         except GraphDrained:
