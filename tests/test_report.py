@@ -237,7 +237,7 @@ def test_texts_are_shortened_until_the_page_fits(tmp_path: Path) -> None:
     with play(tmp_path / "home", town(30, text=900), limits(30)) as mega:
         story = story_of(mega.open("last"))
     sizes = []
-    for most in (2 * MB, 160_000, 120_000, 90_000):
+    for most in (2 * MB, 160_000, 120_000, 95_000):
         html = page(story, most)
         sizes.append(len(html.encode()))
         assert sizes[-1] <= most
