@@ -18,6 +18,7 @@ import yaml
 from megagraph import MegaGraph
 from megagraph.errors import UsageError
 from megagraph.record import write_record
+from megagraph.rehearsal import Brief, Call, Heard
 from megagraph.run import Result
 from megagraph.scenario import find_scenario
 from scenarios.policy.check import CHECKS, near_copies
@@ -336,3 +337,17 @@ def test_near_copies_are_found_among_many_and_in_crowds() -> None:
     crowd = texts | {f"x{n:03}": text(0) + f" number {n} of many" for n in range(200)}
     found = {name for one, two, _ in near_copies(crowd) for name in (one, two)}
     assert found == {"0000", *(f"x{n:03}" for n in range(200))}
+
+
+def test_a_minister_knows_what_a_partner_wrote_before_its_first_turn() -> None:
+    """With workers one may be there long before the other."""
+    scenario = find_scenario("policy", {"size": 13})
+    script = scenario and scenario.script()
+    assert script is not None and script.default is not None
+    early = (("education", "message", "On what we share, we say: The age of the young: 16 years."),)
+    part = script.default(Brief("health", "", early))
+    next(part)
+    reports = tuple((f"health_citizen_{n}", "report", "Outcome: accepted.") for n in (1, 2, 3))
+    part.send(Heard(letters=reports))
+    turn = part.send(Heard())
+    assert not isinstance(turn, str) and [act.tool for act in turn if isinstance(act, Call)][-1] == "finish"

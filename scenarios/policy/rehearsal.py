@@ -92,7 +92,7 @@ def script(size: int = 60) -> Script:
         if brief.name in nation.departments:
             return secretary(nation, brief.name)
         if brief.name in nation.ministries:
-            return minister(nation, nation.ministries[brief.name])
+            return minister(nation, nation.ministries[brief.name], brief)
         name, kind, number = brief.name.rsplit("_", 2)
         ministry = nation.ministries[name]
         return drafter(ministry, int(number)) if kind == "drafter" else tester(ministry, brief.name)
@@ -104,7 +104,7 @@ def script(size: int = 60) -> Script:
 # What agents do with what they hear
 
 
-def messages(heard: Heard, start: str = "") -> dict[str, str]:
+def messages(heard: Heard | Brief, start: str = "") -> dict[str, str]:
     """The letters that begin so, by sender; reports and the system's own words are others."""
     return {sender: text for sender, kind, text in heard.letters if kind == "message" and text.startswith(start)}
 
@@ -294,7 +294,7 @@ def _ministry(nation: Nation, ministry: Ministry) -> dict[str, object]:
 # A ministry
 
 
-def minister(nation: Nation, ministry: Ministry) -> Playing:
+def minister(nation: Nation, ministry: Ministry, brief: Brief) -> Playing:
     todo = ["Outline", "Clauses", "Test by citizens", "What we share with others"]
     heard = yield (
         update_todo(todo),
@@ -302,7 +302,8 @@ def minister(nation: Nation, ministry: Ministry) -> Playing:
         recruit(*(_drafter(ministry, n) for n in CLAUSES), *(_citizen(ministry, name) for name in ministry.citizens)),
     )
     reports: dict[str, list[str]] = {name: [] for name in ministry.citizens}
-    shared = messages(heard, MATTER)
+    # A partner may be far ahead, and have written before the first turn.
+    shared = messages(brief, MATTER)
     while True:
         for sender, kind, text in heard.letters:
             if kind == "report" and sender in reports:
