@@ -6,10 +6,9 @@ import asyncio
 import functools
 import json
 import os
-import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -37,7 +36,7 @@ from megagraph.prices import Prices, parse_prices
 from megagraph.prompts import Prompts
 from megagraph.run import Result, Run
 from megagraph.scenario import Scenario, find_scenario, load_scenario
-from megagraph.session import Drive, boss_spec, prices_of, sandbox_for
+from megagraph.session import Drive, boss_spec, prices_of
 from megagraph.sync import MegaSync
 from megagraph.workers.forkserver import ForkServer
 
@@ -128,11 +127,6 @@ class MegaGraph:
         """What was started or resumed here, all of it."""
         # Before the home is opened, which has a thread: then what is imported is there already.
         self._forks = ForkServer() if workers else None
-        self._readying: threading.Thread | None = None
-        if isinstance(model, str):
-            # Whoever names a model wants to run something.
-            self._readying = threading.Thread(target=self._get_ready, name="megagraph-ready")
-            self._readying.start()
         try:
             self.home = Home(home)
         except BaseException:
@@ -219,7 +213,6 @@ class MegaGraph:
             )
         run = Run(self.home, id_, scenario)
         prompts = self._prompts_for(scenario)
-        await self._ready()
         await run.begin(
             choice,
             limits,
@@ -274,7 +267,6 @@ class MegaGraph:
         workers = self._workers_for(choice, drive, before if self._workers is None else self._workers)
         outside = await self._outside(mcp, settings.get("tools", []))
         prompts = self._prompts_for(opened.scenario)
-        await self._ready()
         await opened.begin(
             choice,
             limits,
@@ -418,8 +410,6 @@ class MegaGraph:
 
     def _close(self) -> None:
         self._end_forks()
-        if self._readying is not None:
-            self._readying.join()
         # Its result was not held up by that, but who closes the home may want to move or delete it.
         for run in self._begun:
             await_packing(self.home.repository(run.id))
@@ -499,18 +489,6 @@ class MegaGraph:
             first = choice.rules.model_copy(update={"agents": {**own, **choice.rules.agents}})
             choice = with_rules(choice, first, choose)
         return choice
-
-    def _get_ready(self) -> None:
-        """Import and try out what a run needs before its first call, a quarter of a second's work, until it starts."""
-        # What cannot be had, starting a run says.
-        with suppress(Exception):
-            sandbox_for(self._unsafe)
-        with suppress(Exception):
-            choose_model(self._model, base_url=self._base_url, timeout=self._timeout).warm()
-
-    async def _ready(self) -> None:
-        if self._readying is not None:
-            await asyncio.to_thread(self._readying.join)
 
     async def _outside(self, mcp: Path | str | Mapping[str, Any] | None, before: Sequence[str] = ()) -> OutsideTools:
         """The tools from outside, of which there were these `before`; MCP servers are asked for theirs."""

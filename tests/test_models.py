@@ -225,23 +225,6 @@ def test_tools_are_made_into_json_once_for_all_who_have_the_same(monkeypatch: py
     assert len(chat._tools) <= 100
 
 
-def test_getting_ready_early_is_no_reason_to_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tried: list[bool] = []
-
-    def broken(unsafe: bool) -> None:
-        tried.append(unsafe)
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr("megagraph.mega.sandbox_for", broken)
-    with MegaGraph("no such model", home=tmp_path, unsafe_programs=True):
-        pass
-    assert tried == [True]
-    assert not [thread for thread in threading.enumerate() if thread.name == "megagraph-ready"]
-    with MegaGraph(home=tmp_path):
-        pass
-    assert tried == [True], "who only looks needs none of it"
-
-
 def test_a_model_that_is_named_needs_no_rehearsal(tmp_path: Path) -> None:
     (tmp_path / "scenario.yaml").write_text("name: broken\ngoal: The goal.\nrehearsal: rehearsal.py\n")
     (tmp_path / "rehearsal.py").write_text("raise RuntimeError('nobody asked for it')\n")
