@@ -230,7 +230,7 @@ class Saver(BaseCheckpointSaver[int]):
         def found() -> List[CheckpointTuple]:
             return list(self.list(config, filter=filter, before=before, limit=limit))
 
-        await self._caught_up(str(config["configurable"].get("thread_id", "")) if config else "")
+        await self._caught_up(config["configurable"].get("thread_id") if config else None)
         for item in await asyncio.to_thread(found):
             yield item
 
@@ -280,9 +280,12 @@ class Saver(BaseCheckpointSaver[int]):
 
     # --- inside ------------------------------------------------------------------------------------------
 
-    async def _caught_up(self, thread: str) -> None:
-        """Return when all that was written without waiting can be read. Of a run that is at rest there is nothing."""
-        if thread in self._known:
+    async def _caught_up(self, thread: str | None) -> None:
+        """Return when all that was written without waiting can be read, of one thread or all.
+
+        Of a run that is at rest there is nothing.
+        """
+        if thread in self._known or (thread is None and self._known):
             await self._database.write()
 
     async def _store(self, thread: str, statements: Sequence[Statement]) -> None:

@@ -107,7 +107,7 @@ class Session:
         meter.overhead = tokens_of(schemas)
         # The sandbox is tried with a program that runs elsewhere, and meanwhile libraries are imported here.
         (sandbox, why_not), prices, _ = await asyncio.gather(
-            asyncio.to_thread(sandbox_for, self.unsafe_programs),
+            asyncio.to_thread(_sandbox, self.unsafe_programs),
             asyncio.to_thread(prices_of, self.choice, self.prices),
             asyncio.to_thread(self.choice.warm),
         )
@@ -319,8 +319,7 @@ def _clock(org: Organisation) -> Iterator[None]:
             timer.cancel()
 
 
-def sandbox_for(unsafe: bool) -> tuple[Sandbox | None, str]:
-    """What programs run in, or why nothing can be had for it. Blocks when it is asked for the first time."""
+def _sandbox(unsafe: bool) -> tuple[Sandbox | None, str]:
     try:
         return choose_sandbox(unsafe=unsafe), ""
     except SandboxUnavailable as error:

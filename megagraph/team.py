@@ -7,7 +7,8 @@ history or its picture is asked for. A fresh process needs nothing but the check
 All members are nodes of one superstep and wait inside it for what they depend on, so that nobody ever waits for
 a step of somebody else to end. The lead's own loop goes on among them, at the node `desk`.
 
-Everything that rests on LangGraph's private parts is in this file; `tests/test_team.py` holds it to them.
+Everything that rests on LangGraph's private parts is in this file and in `spans.py`; `tests/test_team.py` holds it to
+them.
 """
 
 from __future__ import annotations
@@ -18,11 +19,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
-from langchain_core.callbacks import BaseCallbackManager, Callbacks
 from langchain_core.runnables import Runnable, RunnableConfig
-from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.runnables.graph import Edge, Graph
-from langgraph._internal._runnable import RunnableSeq
 from langgraph.channels.delta import DeltaChannel
 from langgraph.channels.last_value import LastValue
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -38,6 +36,7 @@ from typing_extensions import TypedDict
 from megagraph.agent import build_agent
 from megagraph.conversation import said_so_far
 from megagraph.organisation import Organisation
+from megagraph.spans import without_spans
 from megagraph.specs import BOSS, AgentSpec
 from megagraph.state import AgentState, merge
 
@@ -321,52 +320,6 @@ def grown_tree(specs: Sequence[AgentSpec], root: str) -> Grown | None:
         return grown
 
     return below(root)
-
-
-class Spanless(Runnable[Any, Any]):
-    """A node and its writers, run as LangGraph does it, but without a span around them where nobody listens to spans.
-
-    A span that nobody sees ends in a task of its own, as its node runs in one: half of all tasks that a run had.
-    """
-
-    def __init__(self, steps: RunnableSeq) -> None:
-        self._steps = steps
-
-    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        return self._steps.invoke(input, config, **kwargs)
-
-    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        if config is None or kwargs or _heard(config.get("callbacks")):
-            return await self._steps.ainvoke(input, config, **kwargs)
-        node, *writers = self._steps.steps
-        mine = var_child_runnable_config.set(config)
-        try:
-            value = await node.ainvoke(input, config)
-        finally:
-            var_child_runnable_config.reset(mine)
-        for writer in writers:
-            value = await writer.ainvoke(value, config)
-        return value
-
-    # LangGraph asks for these where a handler follows a stream piece by piece.
-
-    def stream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
-        return self._steps.stream(input, config, **kwargs)
-
-    def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Any]:
-        return self._steps.astream(input, config, **kwargs)
-
-
-def _heard(callbacks: Callbacks) -> bool:
-    return bool(callbacks.handlers if isinstance(callbacks, BaseCallbackManager) else callbacks)
-
-
-def without_spans(graph: CompiledStateGraph[Any, Any, Any, Any]) -> None:
-    """Have its nodes run without a span where nobody listens."""
-    for node in graph.nodes.values():
-        if isinstance(steps := node.node, RunnableSeq):
-            # The property remembers what it has made.
-            vars(node)["node"] = Spanless(steps)
 
 
 class Seat(Runnable[Any, dict[str, Any]]):

@@ -17,8 +17,9 @@ from typing_extensions import TypedDict
 
 from megagraph import Limits, MegaGraph
 from megagraph.rehearsal import RehearsalModel, Script
+from megagraph.spans import Spanless, without_spans
 from megagraph.specs import AgentSpec
-from megagraph.team import Spanless, agent_graph, grown_tree, without_spans
+from megagraph.team import agent_graph, grown_tree
 from tests.scripts import deep_script
 
 

@@ -78,7 +78,7 @@ def _write(home: Home, runs: list[str], archive: zipfile.ZipFile) -> None:
             name = rows_member(table.name)
             members[name] = _add(archive, name, _lines(home, table, runs))
         heads = {run: home.workspace(run).head for run in runs}
-        members[OBJECTS] = _add(archive, OBJECTS, dump(_repository(home, runs[0]), heads.values()))
+        members[OBJECTS] = _add(archive, OBJECTS, dump(home.repository(runs[0]), heads.values()))
         about = {
             "format": FORMAT,
             "database": len(MIGRATIONS),
@@ -88,10 +88,6 @@ def _write(home: Home, runs: list[str], archive: zipfile.ZipFile) -> None:
             "members": members,
         }
         archive.writestr(MANIFEST, json.dumps(about, indent=1))
-
-
-def _repository(home: Home, run: str) -> Path:
-    return home.family(home.find(run)["repository"] or run)
 
 
 def _add(archive: zipfile.ZipFile, name: str, parts: Iterable[bytes]) -> Mapping[str, Any]:
