@@ -6,9 +6,11 @@ Every kind but `token` is kept as a row; `megagraph/stream.py` is how they are f
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NotRequired, TypedDict, get_args
+
+from megagraph.specs import Letter, Report
 
 VERSION = 1
 """The version of the events' shape. It grows when a kind or a field changes its meaning, not when one is added."""
@@ -83,6 +85,15 @@ class Event:
     @classmethod
     def load(cls, data: Mapping[str, Any]) -> Event:
         return cls(data["seq"], data["time"], data["kind"], data["agent"], data["data"])
+
+
+@dataclass(frozen=True)
+class News:
+    """What an event is to say, before it is made: it has no number and no time yet."""
+
+    kind: EventKind
+    agent: str
+    data: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Branched(TypedDict):
@@ -360,3 +371,26 @@ DATA: Mapping[EventKind, type] = {
     "check": Checked,
 }
 """The shape of each kind's data."""
+
+
+def news_of_letters(letters: Iterable[Letter]) -> list[News]:
+    """That these were sent."""
+    return [
+        News("letter", x.sender, {"to": x.to, "letter": x.id, "about": x.kind, "text": x.text[:TOLD_OF_LETTERS]})
+        for x in letters
+    ]
+
+
+def news_of_closed(names: Iterable[str]) -> list[News]:
+    """That these agents' work is over."""
+    return [News("closed", name) for name in names]
+
+
+def news_of_report(name: str, report: Report, evidence: Sequence[Found] = ()) -> list[News]:
+    """That an agent has handed in its work, and, if nothing is missing, on what evidence it is accepted."""
+    found = [] if report.accepted else list(evidence)
+    told = {"summary": report.summary[:500], "missing": list(report.missing), "evidence": found}
+    news = [News("reported", name, told)]
+    if report.accepted:
+        news.append(News("accepted", name, {"why": "", "evidence": list(evidence)}))
+    return news

@@ -15,6 +15,7 @@ from megagraph.acceptance import in_short
 from megagraph.answers import MAX_IN_A_ROW
 from megagraph.conversation import heard_before, note
 from megagraph.errors import BranchStopped, LimitReached, ModelError, UsageError
+from megagraph.events import news_of_closed, news_of_letters, news_of_report
 from megagraph.gate import Left
 from megagraph.guards import FRESH, Finding
 from megagraph.organisation import Organisation
@@ -152,22 +153,20 @@ async def hand_in(
     if org.mailroom.closed(spec.name):
         return
     text = report.text() + (_CHOICE if kind == "failure" else "")
-    letter = Letter(id_, spec.name, spec.lead, kind, text, settles)
+    letters = [Letter(id_, spec.name, spec.lead, kind, text, settles)] if spec.lead else []
     team = org.mailroom.close_team(spec.name)
-    statements = [
+    news = [] if report.failed else news_of_report(spec.name, report, in_short(evidence))
+    await org.ledger.database.write(
         *org.ledger.closed(team),
         org.ledger.reported(spec.name, report),
         *map(org.ledger.found, evidence),
-    ]
-    if spec.lead:
-        statements.append(org.ledger.letter(letter))
-    await org.ledger.database.write(*statements)
-    org.say_closed(team)
-    if not report.failed:
-        org.reported(spec.name, report, in_short(evidence))
+        *map(org.ledger.letter, letters),
+        *org.event_rows([*news_of_closed(team), *news, *news_of_letters(letters)]),
+    )
+    org.let_go(team)
     org.mailroom.report(spec.name, report)
-    if spec.lead:
-        org.deliver([letter])
+    for letter in letters:
+        org.mailroom.deliver(letter)
 
 
 async def after_bad(

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from megagraph.events import News
 from megagraph.files.history import Author
 from megagraph.files.paths import legal_path
 from megagraph.files.workspace import Entry, Read, Written
@@ -137,7 +138,7 @@ async def move_file(caller: Caller, args: MoveFile, effect: str) -> Result:
 async def delete_file(caller: Caller, args: DeleteFile, effect: str) -> Result:
     author = Author(caller.spec.name, effect)
     await caller.org.change_files("delete", args.path, base=_seen(caller, args.path), author=author)
-    return Result(f"deleted {args.path}", after=lambda: tell_of_files(caller, [args.path], "deleted"))
+    return Result(f"deleted {args.path}", news=news_of_files(caller, [args.path], "deleted"))
 
 
 async def search_files(caller: Caller, args: SearchFiles, effect: str) -> Result:
@@ -157,29 +158,21 @@ def _changed(caller: Caller, effect: str, written: Written, what: str, change: C
         others = ", ".join(written.merged_over)
         merged = f" Merged with changes by {others}: read it, and check that they fit together."
     note = "" if written.changed else " Nothing changed: it was like that already."
-    asides = asides_of_merge(caller, effect, written.merged_over, [written.path])
-
-    def after() -> None:
-        if written.changed:
-            tell_of_files(caller, [written.path], change, written.version, written.merged_over)
-        caller.org.deliver(asides)
-
+    changed = [written.path] if written.changed else []
     return Result(
         f"{what}, version {written.version[:12]}.{merged}{note}",
         effects={"versions": {written.path: written.version}},
-        statements=[caller.org.ledger.letter(letter) for letter in asides],
-        after=after,
+        news=news_of_files(caller, changed, change, written.version, written.merged_over),
+        letters=asides_of_merge(caller, effect, written.merged_over, [written.path]),
     )
 
 
-def tell_of_files(
+def news_of_files(
     caller: Caller, paths: Sequence[str], change: Change, version: str = "", merged_over: Sequence[str] = ()
-) -> None:
-    """Tell those who watch that the agent has changed these files."""
-    for path in paths:
-        caller.org.emit(
-            "file", caller.spec.name, path=path, change=change, version=version, merged_over=list(merged_over)
-        )
+) -> list[News]:
+    """That the agent has changed these files."""
+    told = {"change": change, "version": version, "merged_over": list(merged_over)}
+    return [News("file", caller.spec.name, {"path": path, **told}) for path in paths]
 
 
 def asides_of_merge(caller: Caller, effect: str, merged_over: Sequence[str], paths: Sequence[str]) -> list[Letter]:

@@ -21,7 +21,8 @@ from langgraph.errors import GraphInterrupt
 from langgraph.runtime import RunControl
 
 from megagraph.approvals import EVERYONE, Approve
-from megagraph.events import TOLD_OF_LETTERS, Event, EventKind, Found
+from megagraph.database import Statement
+from megagraph.events import Event, EventKind, News, news_of_closed, news_of_letters
 from megagraph.files.workspace import Workspace
 from megagraph.files.writer import Writer
 from megagraph.guards import Guards
@@ -33,7 +34,7 @@ from megagraph.outside_tools import OutsideTools
 from megagraph.prices import Price
 from megagraph.programs.sandbox import ProgramLimits, Sandbox
 from megagraph.prompts import Prompts
-from megagraph.specs import BOSS, AgentSpec, Letter, Report, owner_of
+from megagraph.specs import BOSS, AgentSpec, Letter, owner_of
 from megagraph.stream import Stream
 from megagraph.tracing import call_config
 
@@ -185,6 +186,10 @@ class Organisation:
         self.stream.send(event)
         return event
 
+    def event_rows(self, news: Iterable[News]) -> list[Statement]:
+        """The next events, told to whoever listens, for a caller that at once writes them with what they tell of."""
+        return [self.ledger.event(self.event(x.kind, x.agent, **x.data)) for x in news]
+
     def call_config(self, agent: str, step: int) -> RunnableConfig | None:
         """What goes with a model call for tracers and for those who asked for tokens; None where there are none."""
 
@@ -195,13 +200,6 @@ class Organisation:
 
         sink = tell if self.stream.wants_tokens(agent) else None
         return call_config(self.ledger.run, agent, step, sink, traced=self.traced)
-
-    def reported(self, name: str, report: Report, evidence: Sequence[Found] = ()) -> None:
-        """Tell that an agent has handed in its work, and, if nothing is missing, on what evidence it is accepted."""
-        found = [] if report.accepted else list(evidence)
-        self.emit("reported", name, summary=report.summary[:500], missing=list(report.missing), evidence=found)
-        if report.accepted:
-            self.emit("accepted", name, why="", evidence=list(evidence))
 
     def first(self, kind: EventKind, id_: str) -> bool:
         """Whether this is the first time, in this process, that an event of this kind is due for what has this id."""
@@ -324,28 +322,21 @@ class Organisation:
     def close(self, names: list[str]) -> None:
         """Note that these agents' work is over."""
         if names:
-            self.ledger.database.post(*self.ledger.closed(names))
-            self.say_closed(names)
+            self.ledger.database.post(*self.ledger.closed(names), *self.event_rows(news_of_closed(names)))
+            self.let_go(names)
 
-    def say_closed(self, names: Iterable[str]) -> None:
-        """Tell that these agents' work is over, once that is noted."""
+    def let_go(self, names: Iterable[str]) -> None:
+        """Let nobody of these, whose work is over, wait for a call any longer."""
         for name in names:
             self.models.dismiss(name)
             self.meter.let_go(name)
-            self.emit("closed", name)
-
-    def deliver(self, letters: Iterable[Letter]) -> None:
-        """Deliver letters whose rows are durable."""
-        for x in letters:
-            self.emit("letter", x.sender, to=x.to, letter=x.id, about=x.kind, text=x.text[:TOLD_OF_LETTERS])
-            self.mailroom.deliver(x)
 
     def tell(self, id_: str, to: str, text: str) -> None:
         """Send a word from the system itself, and wake its reader. The same id is sent once in the life of a run."""
         if not self.mailroom.closed(to) and id_ not in self.mailroom.places[to].letters:
             letter = Letter(id_, "notice", to, "notice", text)
-            self.ledger.database.post(self.ledger.letter(letter))
-            self.deliver([letter])
+            self.ledger.database.post(self.ledger.letter(letter), *self.event_rows(news_of_letters([letter])))
+            self.mailroom.deliver(letter)
 
     def _notice(self, lead: str, text: str) -> None:
         self.tell(f"notice/{lead}/{uuid.uuid4().hex[:8]}", lead, text)

@@ -16,7 +16,7 @@ from tempfile import mkdtemp
 from pydantic import Field
 
 from megagraph.errors import ToolError
-from megagraph.file_tools import asides_of_merge, tell_of_files
+from megagraph.file_tools import asides_of_merge, news_of_files
 from megagraph.files.folders import remove_folder
 from megagraph.files.history import Author
 from megagraph.files.workspace import Proposal
@@ -209,17 +209,11 @@ async def _taken_over(caller: Caller, outcome: Outcome, version: str, path: str,
         )
     except ToolError as error:
         return Result(f"{text}\nThe files it wrote were not taken over: {error}", effects={"saw": version})
-    asides = asides_of_merge(caller, effect, proposal.merged_over, proposal.paths)
-
-    def after() -> None:
-        tell_of_files(caller, proposal.paths, "written", proposal.version, proposal.merged_over)
-        org.deliver(asides)
-
     return Result(
         text,
         effects={"saw": version, "versions": dict.fromkeys(proposal.paths, proposal.version)},
-        statements=[org.ledger.letter(letter) for letter in asides],
-        after=after,
+        news=news_of_files(caller, proposal.paths, "written", proposal.version, proposal.merged_over),
+        letters=asides_of_merge(caller, effect, proposal.merged_over, proposal.paths),
     )
 
 

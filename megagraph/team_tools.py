@@ -10,6 +10,7 @@ from pydantic import Field
 from megagraph.acceptance import examine, recheck
 from megagraph.checks import AgentCheck
 from megagraph.errors import ToolError
+from megagraph.events import News, news_of_closed, news_of_report
 from megagraph.guards import duplicate_of
 from megagraph.limits import Part
 from megagraph.organisation import Organisation
@@ -85,24 +86,31 @@ async def recruit(caller: Caller, args: Recruit, effect: str) -> Result:
         for spec in specs:
             org.mailroom.add(spec)
 
+    news = [
+        News(
+            "recruited",
+            spec.name,
+            {
+                "lead": lead.name,
+                "role": spec.role,
+                "depends_on": list(spec.depends_on),
+                "deliverables": list(spec.deliverables),
+            },
+        )
+        for spec in specs
+    ]
+
     def after() -> None:
         for spec in specs:
             if spec.part:
                 org.meter.give(spec.name, spec.part)
-            org.emit(
-                "recruited",
-                spec.name,
-                lead=lead.name,
-                role=spec.role,
-                depends_on=list(spec.depends_on),
-                deliverables=list(spec.deliverables),
-            )
 
     return Result(
         f"Recruited: {', '.join(s.name for s in specs)}. Their reports and questions will reach you as letters."
         + "".join(f" Note: {note}." for note in notes),
         effects={"plan": [spec.dump() for spec in specs], "work_on": args.work_on},
         statements=[org.ledger.recruited(spec, effect) for spec in specs],
+        news=news,
         after=after,
     )
 
@@ -243,19 +251,16 @@ async def talk(caller: Caller, args: Talk, effect: str) -> Result:
             f"nothing was sent: the letter has {len(args.message)} characters, and {MAX_LETTER} are allowed."
             " Write it into a file and name the path."
         )
-    letters = [Letter(f"{effect}/{i}", sender, name, "message", args.message) for i, name in enumerate(recipients)]
-
-    def after() -> None:
-        for name in recipients:
-            place = org.mailroom.places[name]
-            if place.spec.lead == sender and place.report is not None:
-                org.emit("sent_back", name, by=sender, missing=[args.message[:500]], evidence=[])
-        org.deliver(letters)
-
+    places = [org.mailroom.places[name] for name in recipients]
+    told = {"by": sender, "missing": [args.message[:500]], "evidence": []}
     return Result(
         f"Sent to {', '.join(recipients)}.",
-        statements=[org.ledger.letter(letter) for letter in letters],
-        after=after,
+        news=[
+            News("sent_back", place.spec.name, told)
+            for place in places
+            if place.spec.lead == sender and place.report is not None
+        ],
+        letters=[Letter(f"{effect}/{i}", sender, name, "message", args.message) for i, name in enumerate(recipients)],
     )
 
 
@@ -277,7 +282,8 @@ async def dismiss(caller: Caller, args: Dismiss, effect: str) -> Result:
     return Result(
         f"Dismissed: {', '.join(names)}.",
         statements=org.ledger.closed(names),
-        after=lambda: org.say_closed(names),
+        news=news_of_closed(names),
+        after=lambda: org.let_go(names),
     )
 
 
@@ -304,17 +310,15 @@ async def finish(caller: Caller, args: Finish, effect: str) -> Result:
             ok=False,
             effects={"told": True},
             statements=found.statements(org),
-            after=lambda: org.emit("sent_back", spec.name, by="", missing=missing, evidence=found.dump()),
+            news=[News("sent_back", spec.name, {"by": "", "missing": missing, "evidence": found.dump()})],
         )
     report = Report(args.summary, tuple(args.artefacts), tuple(missing), version=found.version)
     team = org.mailroom.close_team(spec.name)
     letters = [Letter(f"{effect}/0", spec.name, spec.lead, "report", report.text())] if spec.lead else []
 
     def after() -> None:
-        org.say_closed(team)
-        org.reported(spec.name, report, found.dump())
+        org.let_go(team)
         org.mailroom.report(spec.name, report)
-        org.deliver(letters)
 
     return Result(
         "Handed in.",
@@ -323,8 +327,9 @@ async def finish(caller: Caller, args: Finish, effect: str) -> Result:
             *org.ledger.closed(team),
             org.ledger.reported(spec.name, report),
             *found.statements(org),
-            *(org.ledger.letter(letter) for letter in letters),
         ],
+        news=[*news_of_closed(team), *news_of_report(spec.name, report, found.dump())],
+        letters=letters,
         after=after,
     )
 

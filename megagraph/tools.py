@@ -1,7 +1,8 @@
 """What a tool is, the table of all of them, and how one call is carried out.
 
 A tool returns a `Result`: the text for the model, what changes in the agent's own state, and the rows that
-belong to it. The rows and the call's own row are committed together, before the result is used.
+belong to it. The rows, the call's own row and the events that tell of them are committed together, before the
+result is used.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from megagraph.approvals import Matter
 from megagraph.database import Statement
 from megagraph.errors import SandboxUnavailable, ToolError, UsageError
-from megagraph.events import TOLD, shortened
+from megagraph.events import TOLD, News, news_of_letters, shortened
 from megagraph.ledger import ToolRow
 from megagraph.organisation import Organisation
 from megagraph.outside_tools import OutsideTool, arguments_of, plain
 from megagraph.prompts import ToolText
 from megagraph.questions import approve
-from megagraph.specs import AgentSpec
+from megagraph.specs import AgentSpec, Letter
 from megagraph.tracing import tool_span
 from megagraph.turns import Done, Request, contradiction, groups
 
@@ -61,8 +62,12 @@ class Result:
     """Changes to the agent's state: `versions`, `todo`, `told`, `plan` (its recruits), `report`. `unfit`: the
     call was not one that could be tried. `saw`: the version of the files that it looked at, for branches."""
     statements: Sequence[Statement] = ()
+    news: Sequence[News] = ()
+    """What those who watch are told of it, but for its letters and its end."""
+    letters: Sequence[Letter] = ()
+    """What it sends."""
     after: Callable[[], None] | None = None
-    """What follows in memory once the rows are durable."""
+    """What follows in memory once the rows are durable, before its letters are delivered."""
 
 
 @dataclass(frozen=True)
@@ -168,11 +173,17 @@ class Toolbox:
         result = await (self._traced if org.traced else self._result)(caller, request, ready)
         row = ToolRow(name, caller.step, request.index, request.tool, result.ok, result.text, result.effects)
         seconds = time.monotonic() - clock
-        statement = org.ledger.tool_call(row, args=request.args, started=started, seconds=seconds, version=org.version)
-        await org.ledger.database.write(*result.statements, statement)
+        told = {**call, "ok": result.ok, "seconds": round(seconds, 3), "result": result.text[:TOLD]}
+        await org.ledger.database.write(
+            *result.statements,
+            *map(org.ledger.letter, result.letters),
+            org.ledger.tool_call(row, args=request.args, started=started, seconds=seconds, version=org.version),
+            *org.event_rows([*result.news, *news_of_letters(result.letters), News("tool", name, told)]),
+        )
         if result.after is not None:
             result.after()
-        org.emit("tool", name, **call, ok=result.ok, seconds=round(seconds, 3), result=result.text[:TOLD])
+        for letter in result.letters:
+            org.mailroom.deliver(letter)
         return row
 
     async def _traced(self, caller: Caller, request: Request, ready: _Ready | Result) -> Result:

@@ -13,8 +13,20 @@ from typing import Any
 import pytest
 
 from megagraph import MegaGraph
+from megagraph.database import Database
 from megagraph.events import DATA, KINDS, Event, EventKind
-from megagraph.rehearsal import Brief, RehearsalModel, Script, finish, recruit, talk, wait_for, write_file
+from megagraph.rehearsal import (
+    Brief,
+    RehearsalModel,
+    Script,
+    call,
+    finish,
+    read_file,
+    recruit,
+    talk,
+    wait_for,
+    write_file,
+)
 from megagraph.run import Result
 from tests.commands import child_env
 from tests.model_server import ModelServer
@@ -23,6 +35,7 @@ from tests.scripts import Play, deep_script, one
 FOLLOW = """
 import asyncio, json, sys
 from megagraph import MegaGraph
+from megagraph.database import Database
 from megagraph.events import KINDS
 
 async def main(run, kinds):
@@ -260,3 +273,72 @@ REPEATED: dict[EventKind, set[str]] = {
     "letter": {"to", "about", "text"},
 }
 """What the rows of calls, tool calls and letters say of an event."""
+
+
+# --- kills ---------------------------------------------------------------------------------------------------
+
+TOLD_OF = {
+    "thought": "calls",
+    "tool": "tool_calls",
+    "letter": "letters",
+    "recruited": "agents WHERE lead != ''",
+    "closed": "agents WHERE closed IS NOT NULL",
+}
+"""The rows that each of these kinds tells of."""
+
+
+def test_no_kill_can_keep_a_row_without_its_event_or_an_event_without_its_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is handed to the database as one is what a kill cannot part: it is looked at after each piece."""
+    commit, torn = Database._commit, set[str]()
+
+    def commit_singly(database: Database, jobs: list[Any]) -> None:
+        for job in jobs:
+            commit(database, [job])
+            for kind, rows in TOLD_OF.items():
+                [(told,)] = database.read("SELECT count(*) FROM events WHERE kind = ?", (kind,))
+                [(there,)] = database.read(f"SELECT count(*) FROM {rows}")
+                if told != there:
+                    torn.add(kind)
+
+    def boss(brief: Brief) -> Play:
+        team = [{"name": name, "role": name, "instructions": f"Be {name}."} for name in ("ann", "bob", "bad")]
+        lines = [f"line {number}\n" for number in range(9)]
+        heard = yield write_file("shared.txt", "".join(lines))
+        heard = yield recruit(*team)
+        while not any(kind == "notice" for _, kind, _ in heard.letters):
+            heard = yield "I wait."
+        yield write_file("shared.txt", "".join([*lines[:-1], "the end\n"]))
+        yield call("dismiss", agents=["bob"])
+        yield finish("done")
+        yield finish("done, as far as it can be")
+
+    def ann(brief: Brief) -> Play:
+        heard = yield read_file("shared.txt")
+        yield write_file("shared.txt", heard.results[0].partition(":\n")[2].replace("line 0", "the beginning"))
+        yield finish("It has a beginning.")
+
+    def bob(brief: Brief) -> Play:
+        yield talk("ann", "Are you there?")
+        while True:
+            yield "I wait."
+
+    def bad(brief: Brief) -> Play:
+        raise RuntimeError("no")
+        yield
+
+    async def work() -> None:
+        script = Script({"boss": boss, "ann": ann, "bob": bob, "bad": bad})
+        async with MegaGraph(RehearsalModel(script=script), home=tmp_path) as mega:
+            run = await mega.start("Write.")
+            live = [event async for event in run]
+            assert (await run.result()).status == "done"
+            assert live == run.events()
+            assert [event.seq for event in live] == list(range(1, len(live) + 1))
+            sent = {event.data["about"] for event in live if event.kind == "letter"}
+            assert sent == {"message", "report", "failure", "notice", "aside"}
+
+    monkeypatch.setattr(Database, "_commit", commit_singly)
+    asyncio.run(work())
+    assert not torn
