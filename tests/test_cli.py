@@ -377,6 +377,35 @@ def test_a_signal_stops_at_the_next_safe_point(
     assert server.log.repeats() == {}
 
 
+INTERRUPTED = """
+import os, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "langgraph":
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except KeyboardInterrupt:
+                pass
+
+sys.meta_path.insert(0, Interrupt())
+from megagraph.cli import main
+main(sys.argv[1:])
+"""
+"""The program, with a Ctrl-C while it imports where nobody passes a `KeyboardInterrupt` on, as in pydantic's core."""
+
+
+@pytest.mark.parametrize("command", ["run", "resume", "watch"])
+def test_an_interrupt_before_the_run_begins_ends_the_program_at_once(mg: Program, tmp_path: Path, command: str) -> None:
+    folder = write_scenario(tmp_path / "hello")
+    assert command == "run" or mg("run", folder, "--model", "rehearsal").code == 0
+    args = ("run", str(folder), "--model", "rehearsal") if command == "run" else (command, "last")
+    argv = [sys.executable, "-c", INTERRUPTED, *args]
+    child = subprocess.run(argv, env=child_env(mg.home), capture_output=True, text=True, timeout=120, check=False)
+    assert (child.returncode, child.stdout, child.stderr) == (-signal.SIGINT, "", "")
+    assert command != "run" or mg("runs").out.startswith("No runs in"), "nothing has begun"
+
+
 def test_a_second_signal_stops_at_once_and_a_killed_run_is_interrupted(
     mg: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:

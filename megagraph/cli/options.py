@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -87,6 +91,23 @@ Workers = Annotated[
     typer.Option("--workers", min=0, help="Processes for the boss's team; worth it from a thousand agents on."),
 ]
 Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds for one model call.")]
+
+
+@contextmanager
+def ended_by_interrupt() -> Iterator[None]:
+    """Let Ctrl-C end the program at once until an event loop listens to it: before that, nothing has begun.
+
+    A `KeyboardInterrupt` in the middle of imports may be lost, since pydantic's core goes on where it meets one.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def open_home(home: Path | None) -> MegaGraph:

@@ -9,13 +9,14 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from megagraph.cli.options import Home, Json, RunId, app, open_home
+from megagraph.cli.options import Home, Json, RunId, app, ended_by_interrupt, open_home
 
 if TYPE_CHECKING:
     from megagraph.run import Run
 
 
 @app.command()
+@ended_by_interrupt()
 def watch(run_id: RunId = "last", home: Home = None, as_json: Json = False) -> None:
     """Follow a run until it ends, wherever it is at work.
 

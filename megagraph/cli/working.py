@@ -29,6 +29,7 @@ from megagraph.cli.options import (
     Unsafe,
     Workers,
     app,
+    ended_by_interrupt,
     limits_of,
     must_exist,
     open_home,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 
 @app.command()
+@ended_by_interrupt()
 def run(
     goal: Annotated[
         str, typer.Argument(metavar='SCENARIO|"GOAL"', help="A scenario's name (such as gobang) or folder, or a goal.")
@@ -104,6 +106,7 @@ def run(
 
 
 @app.command()
+@ended_by_interrupt()
 def resume(
     run_id: RunId = "last",
     model: Model = None,
