@@ -1,6 +1,6 @@
 """Generation after generation of teams in one run: do memory, latency and storage per step stay what they are?
 
-    python -m benchmarks.soak [--minutes 1] [--windows 6] [--latency 0.02]
+    python -m benchmarks.soak [--minutes 1] [--windows 6] [--latency 0.02] [--context 32000]
 
 A boss recruits a department, waits for it, dismisses it, and recruits the next. A department is a lead, who goes
 through some teams of its own in the same way, and three members who write to one another and hand their files on. The
@@ -51,21 +51,27 @@ script = soak_script({until})
 
 def soak_script(until: float) -> Script:
     """Generations until that moment, in seconds since the epoch."""
-    last: dict[int, bool] = {}
-    """For each generation whether it is the last one: the same again whenever the boss's part is replayed."""
 
-    def boss(brief: Brief) -> Play:
-        number = 0
-        while True:
-            names = [f"{role}_{number}" for role in ("lead", "writer", "reader", "idler")]
-            heard = yield recruit(*(_hire(name) for name in names[:2]), _hire(names[2], names[1]), _hire(names[3]))
-            # The idler never reports, and is dismissed.
-            yield from wait_for(heard, names[:3])
-            yield call("dismiss", agents=names)
-            number += 1
-            if last.setdefault(number, time.time() > until):
-                break
-        yield finish(f"{number} generations")
+    def boss(brief: Brief) -> Turn:
+        # Of what it has done, no more than the last turns are in its conversation.
+        begun = [i for i, turn in enumerate(brief.past) if turn.calls and turn.calls[0].tool == "recruit"]
+        if not begun:
+            return department(0)
+        names = [str(agent["name"]) for agent in brief.past[begun[-1]].calls[0].args["agents"]]
+        number = int(names[0].rpartition("_")[2])
+        last = brief.past[-1]
+        if last.calls and last.calls[0].tool == "dismiss":
+            return finish(f"{number + 1} generations") if time.time() > until else department(number + 1)
+        letters = [letter for turn in brief.past[begun[-1] :] for letter in turn.heard.letters]
+        reported = {sender for sender, kind, _ in letters if kind == "report"}
+        # The idler never reports, and is dismissed.
+        if missing := [name for name in names[:3] if name not in reported]:
+            return f"I wait for {', '.join(missing)}."
+        return call("dismiss", agents=names)
+
+    def department(number: int) -> Turn:
+        names = [f"{role}_{number}" for role in ("lead", "writer", "reader", "idler")]
+        return recruit(*(_hire(name) for name in names[:2]), _hire(names[2], names[1]), _hire(names[3]))
 
     return Script({"boss": boss}, default=member)
 
@@ -215,8 +221,10 @@ COLUMNS = (
 )
 
 
-async def measure(minutes: float, windows: int, latency: float, folder: Path, url: str) -> None:
-    async with MegaGraph("openai:scripted", base_url=url, home=folder / "home", limits=_EVER) as mega:
+async def measure(minutes: float, windows: int, latency: float, context: int, folder: Path, url: str) -> None:
+    async with MegaGraph(
+        f"openai:scripted?context={context}", base_url=url, home=folder / "home", limits=_EVER
+    ) as mega:
         run = await mega.start("Go on and on.")
         watch = Watch(mega, run)
         # What is loaded once, and the caches of first use, are no growth.
@@ -262,12 +270,13 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--windows", type=int, default=6, help="lines of the table")
     parser.add_argument("--latency", type=float, default=0.02, help="seconds that the model takes")
+    parser.add_argument("--context", type=int, default=32_000, help="the model's window, in tokens")
     options = parser.parse_args()
     print("| " + " | ".join(COLUMNS) + " |\n|" + "---:|" * len(COLUMNS))
     with tempfile.TemporaryDirectory() as name:
         until = time.time() + options.minutes * 60 + 12
         with served(SOURCE.format(until=until), Path(name), str(options.latency)) as url:
-            asyncio.run(measure(options.minutes, options.windows, options.latency, Path(name), url))
+            asyncio.run(measure(options.minutes, options.windows, options.latency, options.context, Path(name), url))
 
 
 if __name__ == "__main__":

@@ -7,24 +7,27 @@ calls; `team` is the subgraph of the agent's recruits, grown from its plan; `wai
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.runnables import Runnable
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
-from langgraph.types import Command
+from langgraph.types import Command, Overwrite
 
 from megagraph.acceptance import examine, inputs_stand
 from megagraph.answers import declined
 from megagraph.asking import ask_model, reserve
+from megagraph.compaction import Past, compact_after_refusal, compact_when_full, nearly_full
 from megagraph.conversation import heard_before, no_answer, note, requests_of, said_so_far, says_something
+from megagraph.errors import ModelError
 from megagraph.failures import after_bad, both, failure_at, guarded, hand_in, stay_failed, stop_branch, warn
 from megagraph.file_tools import FILE_TOOLS
 from megagraph.gate import Left
 from megagraph.guards import TALK, Counts, Finding, Turn, last_calls, look
 from megagraph.human_tools import HUMAN_TOOLS
 from megagraph.ledger import CallRow, ToolRow
+from megagraph.memory_tools import MEMORY_TOOLS
 from megagraph.messages import answer_in, heard_in, result_in
 from megagraph.organisation import Organisation
 from megagraph.program_tools import PROGRAM_TOOLS
@@ -33,16 +36,44 @@ from megagraph.state import AgentState, Step, after_report, merge, sits_at
 from megagraph.team_tools import TEAM_TOOLS
 from megagraph.tools import Caller, Toolbox
 
-TOOLBOX = Toolbox([*TEAM_TOOLS, *FILE_TOOLS, *PROGRAM_TOOLS, *HUMAN_TOOLS])
+TOOLBOX = Toolbox([*TEAM_TOOLS, *FILE_TOOLS, *PROGRAM_TOOLS, *HUMAN_TOOLS, *MEMORY_TOOLS])
 
 
 @guarded
 async def think(state: AgentState, runtime: Runtime[Organisation]) -> Command[Step]:
-    """Read the mail, ask the model, and decide what comes next. The answer is journalled before it is used."""
+    """Read the mail, ask the model, and decide what comes next. A conversation that is too long is compacted first."""
     org, spec = runtime.context, AgentSpec.load(state["spec"])
-    mailroom, step = org.mailroom, state.get("step", 0) + 1
-    if mailroom.closed(spec.name):
+    if org.mailroom.closed(spec.name):
         return _closed(org, state)
+    past = compact_when_full(org, spec, state)
+    while True:
+        now = cast(AgentState, {**state, **(past or {})})
+        try:
+            command = await _turn(org, spec, now)
+        except ModelError as error:
+            if error.kind != "context" or not (shorter := compact_after_refusal(org, spec, now)):
+                raise
+            past = shorter
+        else:
+            return _going_on(org, state, past, command) if past else command
+
+
+def _going_on(org: Organisation, state: AgentState, past: Past, command: Command[Step]) -> Command[Step]:
+    """The turn of an agent whose conversation was compacted before it."""
+    update = cast(dict[str, Any], command.update or {})
+    if "messages" not in update:
+        # It has taken no turn.
+        return command
+    name, step = state["spec"]["name"], state.get("step", 0) + 1
+    if (name, step) not in org.journal:
+        org.emit("compacted", name, step=step, before=len(said_so_far(org, state)), after=past["compacted"])
+    messages = Overwrite([*past["messages"], *update["messages"]])
+    return Command(update={**update, **past, "messages": messages}, goto=command.goto)
+
+
+async def _turn(org: Organisation, spec: AgentSpec, state: AgentState) -> Command[Step]:
+    """One turn, up to where its answer leads. The answer is journalled before it is used."""
+    mailroom, step = org.mailroom, state.get("step", 0) + 1
     mailroom.read(spec.name, state.get("seen", []))
     place, failure = mailroom.places[spec.name], failure_at(org, spec, step)
     if (spec.name, step) in org.journal:
@@ -117,14 +148,15 @@ async def _ask(
 ) -> CallRow | None:
     """The answer to the next turn; None where the agent was dismissed while it waited for its call."""
     notes = [note(f"You go in circles: {spec.name} {x.why}. {x.advice}") for x in findings]
-    heard = [*heard_before(org, spec, state, letters), *notes]
+    heard = [*heard_before(org, spec, state, letters), *notes, *nearly_full(org, spec, state)]
     messages = [
         SystemMessage(org.prompts.system(spec)),
         *said_so_far(org, state),
         *(HumanMessage(text) for text in heard),
     ]
     tools = org.outside.tokens(org.outside_of(spec.name))
-    claim = await reserve(org, spec.name, step, messages, spec.name, tools)
+    since = 1 + state.get("compacted", 0)
+    claim = await reserve(org, spec.name, step, messages, spec.name, tools=tools, since=since)
     if claim is None:
         return None
     if org.mailroom.closed(spec.name):

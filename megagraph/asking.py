@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import BaseMessage
 
+from megagraph.compaction import used
 from megagraph.conversation import fingerprint
 from megagraph.ledger import CallRow, dump_answer, load_answer
 from megagraph.limits import Claim, Use
@@ -16,14 +17,22 @@ from megagraph.questions import approve_cost
 
 
 async def reserve(
-    org: Organisation, agent: str, step: int, messages: Sequence[BaseMessage], owner: str, tools: int = 0
+    org: Organisation,
+    agent: str,
+    step: int,
+    messages: Sequence[BaseMessage],
+    owner: str,
+    *,
+    tools: int = 0,
+    since: int = 0,
 ) -> Claim | None:
     """A claim for one call, counted for the branches that `owner` is in; None where it is dismissed meanwhile.
 
-    `tools` are tokens of tools that not all have. Parks where the run stops meanwhile.
+    `tools` are tokens of tools that not all have, and `since` the message from which on answers tell how many the
+    conversation takes. Parks where the run stops meanwhile.
     """
     branches = org.chain(owner) if org.meter.divided else ()
-    expected = _expected(org, messages, tools)
+    expected = _expected(org, messages, tools, since)
     claim = None
     if await approve_cost(org, owner, expected.cost_usd):
         claim = await org.meter.reserve(agent, step, expected, branches)
@@ -91,17 +100,10 @@ async def ask_model(
     return row
 
 
-def _expected(org: Organisation, messages: Sequence[BaseMessage], tools: int) -> Use:
-    """About what a call will use: what the last one did, and four characters a token for what has come since."""
-    tokens = characters = 0
-    for message in reversed(messages):
-        if isinstance(message, AIMessage) and (usage := message.usage_metadata):
-            tokens = usage["input_tokens"] + usage["output_tokens"]
-            break
-        characters += len(message.text)
-    else:
-        tokens = org.meter.overhead + tools
-    tokens += characters // 4
+def _expected(org: Organisation, messages: Sequence[BaseMessage], tools: int, since: int) -> Use:
+    """About what a call will use: what the last one did, and what has come since."""
+    known, more = used(messages, since)
+    tokens = more + (org.meter.overhead + tools if known is None else known)
     output = org.meter.usual_output
     costs = [price.expected(tokens, output) for price in org.prices.values() if price]
     return Use(1, tokens, output, max(costs, default=0.0))

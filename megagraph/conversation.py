@@ -43,10 +43,15 @@ def _mail(letters: Sequence[Letter]) -> str:
     folded, whole = letters[:-MAX_UNREAD], letters[-MAX_UNREAD:]
     parts = [letter.render() for letter in whole]
     if folded:
-        lines = [f"- {x.sender} ({x.kind}): {' '.join(x.text.split())[:160]}" for x in folded]
+        lines = [in_short(x.sender, x.kind, x.text) for x in folded]
         head = f"({len(folded)} older letters, in short; `read_letters` shows them whole:)"
         parts.insert(0, "\n".join([head, *lines]))
     return "\n".join(parts)
+
+
+def in_short(sender: str, kind: str, text: str) -> str:
+    """A letter as one line."""
+    return f"- {sender} ({kind}): {' '.join(text.split())[:160]}"
 
 
 def note(text: str) -> str:

@@ -43,6 +43,7 @@ EventKind = Literal[
     "limit",
     "unpriced",
     "guard",
+    "compacted",
     "closed",
     "check",
 ]
@@ -327,6 +328,16 @@ class Guarded(TypedDict):
     why: str
 
 
+class Compacted(TypedDict):
+    """Its conversation had become too long for its model, and goes on as a shorter one."""
+
+    step: int
+    """The step before which it was."""
+    before: int
+    after: int
+    """Messages it had, and has."""
+
+
 class Closed(TypedDict):
     """Its work is over."""
 
@@ -367,6 +378,7 @@ DATA: Mapping[EventKind, type] = {
     "limit": LimitMet,
     "unpriced": Unpriced,
     "guard": Guarded,
+    "compacted": Compacted,
     "closed": Closed,
     "check": Checked,
 }

@@ -24,7 +24,7 @@ _LEVELS: tuple[Level, ...] = ("note", "lead", "stop")
 
 _REMEMBERED = 24
 """Calls that are remembered in order to be recognised."""
-TALK = frozenset({"talk", "read_letters", "update_todo"})
+TALK = frozenset({"talk", "read_letters", "recall", "update_todo"})
 """Tools with which nothing is done but talk."""
 
 

@@ -216,13 +216,7 @@ class Ledger:
             "SELECT heard, letters, answer FROM calls WHERE run = ? AND agent = ? AND step = ?",
             (self.run, agent, step),
         )[0]
-        return CallRow(
-            agent,
-            step,
-            tuple(json.loads(row["heard"])),
-            tuple(json.loads(row["letters"])),
-            load_answer(json.loads(row["answer"])),
-        )
+        return _call(agent, step, row)
 
     # --- tool calls --------------------------------------------------------------------------------------
 
@@ -247,6 +241,26 @@ class Ledger:
                 version,
             ),
         )
+
+    def turns(self, agent: str, first: int, last: int) -> list[tuple[CallRow, list[tuple[str, str, str]]]]:
+        """The turns of an agent from one step to another, with tool, arguments and result of each tool call.
+
+        Arguments are JSON. Blocks.
+        """
+        of = self.run, agent, first, last
+        done: dict[int, list[tuple[str, str, str]]] = {}
+        for row in self.database.read(
+            "SELECT step, tool, args, result FROM tool_calls WHERE run = ? AND agent = ? AND step BETWEEN ? AND ?"
+            " ORDER BY step, idx",
+            of,
+        ):
+            done.setdefault(row["step"], []).append((row["tool"], row["args"], row["result"]))
+        calls = self.database.read(
+            "SELECT step, heard, letters, answer FROM calls WHERE run = ? AND agent = ? AND step BETWEEN ? AND ?"
+            " ORDER BY step",
+            of,
+        )
+        return [(_call(agent, row["step"], row), done.get(row["step"], [])) for row in calls]
 
     def done_steps(self) -> set[tuple[str, int]]:
         """(agent, step) of every turn of which at least one tool call has finished."""
@@ -577,6 +591,16 @@ def load_answer(data: Mapping[str, Any]) -> AIMessage:
         usage_metadata=data["usage"],
         id=data["id"],
         response_metadata={"finish_reason": data["finish_reason"]},
+    )
+
+
+def _call(agent: str, step: int, row: sqlite3.Row) -> CallRow:
+    return CallRow(
+        agent,
+        step,
+        tuple(json.loads(row["heard"])),
+        tuple(json.loads(row["letters"])),
+        load_answer(json.loads(row["answer"])),
     )
 
 

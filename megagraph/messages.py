@@ -12,6 +12,8 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langgraph.checkpoint.serde.types import _DeltaSnapshot
+from langgraph.types import Overwrite
 
 from megagraph.errors import HomeError
 from megagraph.ledger import CallRow, Ledger, ToolRow
@@ -118,8 +120,14 @@ def _place(message: Any) -> Any:
 
 
 def _each(channel: str, value: Any, change: Callable[[Any], Any]) -> Any:
-    if channel in _TALKS and isinstance(value, list):
-        return [change(item) for item in value]
+    if channel in _TALKS:
+        match value:
+            case list():
+                return [change(item) for item in value]
+            case _DeltaSnapshot(value=list(said)):
+                return _DeltaSnapshot([change(item) for item in said])
+            case Overwrite(value=list(said)):
+                return Overwrite([change(item) for item in said])
     if channel in _WITH_TALKS and isinstance(value, dict):
         return {key: _each(key, item, change) for key, item in value.items()}
     return value

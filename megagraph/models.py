@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import random
 import time
@@ -31,6 +32,8 @@ ATTEMPTS = 8
 """How often a call is made before it counts as failed for good. A time-out counts twice: it takes minutes."""
 FIRST_DELAY = 0.5
 LONGEST_DELAY = 20.0
+USUAL_WINDOW = 128_000
+"""Tokens that a call may have, where nobody knows. A model that takes less says so, and is believed."""
 _MOST_BY_SCHEMA = 4096
 
 WAYS = """Ways to give it one:
@@ -43,6 +46,7 @@ OPTIONS = """openai:NAME?tools=json&in_flight=4 with any of
   tools=json        offer tools by JSON Schema, for models that cannot call tools
   in_flight=N       calls at once; rpm=N, tpm=N: requests and tokens in a minute; without, found out by trying
   max_tokens=N      the longest answer
+  context=N         the model's window in tokens; near it, an agent's old turns are shortened to a line each
   base_url=URL      an OpenAI-compatible server
   key=VARIABLE      the environment variable with the key, in place of OPENAI_API_KEY"""
 
@@ -68,6 +72,8 @@ class ModelChoice:
     """Those who have the same provider and key share a gate. None: nothing is shared, nothing held back."""
     rates: Rates = field(default_factory=Rates)
     tools: Tools = "native"
+    context: int | None = None
+    """Tokens that a call may have, where they were named."""
     rules: ModelRules = field(default_factory=ModelRules)
     others: Mapping[str, ModelChoice] = field(default_factory=dict)
     """The models that `rules` names."""
@@ -180,13 +186,16 @@ def _openai(label: str, name: str, options: str, base_url: str, timeout: float, 
         raise UsageError(f"the options of `{label}` want whole numbers above 0.", OPTIONS)
     # A model that is held to a schema may write on in it without end.
     max_tokens = numbers.pop("max_tokens", _MOST_BY_SCHEMA if by_schema == "json" else None)
+    context = numbers.pop("context", None)
 
     provider = ("openai", base_url.rstrip("/"), key)
     tools = "json" if by_schema == "json" else "native"
     if tools == "json" and "tools=json" not in options:
         label += "&tools=json" if options else "?tools=json"
     make = _OpenAI(name, key, base_url, timeout, max_tokens)
-    return ModelChoice(label, make, base_url=base_url, provider=provider, rates=Rates(**numbers), tools=tools)
+    return ModelChoice(
+        label, make, base_url=base_url, provider=provider, rates=Rates(**numbers), tools=tools, context=context
+    )
 
 
 @dataclass(frozen=True)
@@ -225,7 +234,7 @@ class _OpenAI:
 
 
 def _options(label: str, options: str) -> dict[str, str]:
-    known = ("tools", "in_flight", "rpm", "tpm", "max_tokens", "base_url", "key")
+    known = ("tools", "in_flight", "rpm", "tpm", "max_tokens", "context", "base_url", "key")
     try:
         given = dict(parse_qsl(options, strict_parsing=True)) if options else {}
     except ValueError:
@@ -285,6 +294,8 @@ class Model:
         self._line = self.gate.line()
         self._overhead = len(json.dumps(tools, default=str)) // 4
         """Tokens of a call beyond its messages: the tools, the answer. Learned from what was answered."""
+        self.window = choice.context or _window_of(self._chat)
+        """Tokens that a call may have."""
         self.out: ModelError | None = None
         """Why it is not asked any more."""
 
@@ -387,7 +398,7 @@ class Models:
         the agent is dismissed.
         """
         messages = well_formed(messages)
-        chain = [self._opened(name) for name in self.choice.rules.chain(asker.name, leads=asker.leads)]
+        chain = self._of(asker.name, asker.leads)
         failed: ModelError | None = None
         for i, model in enumerate(chain):
             if asker.name in self._dismissed:
@@ -405,6 +416,18 @@ class Models:
                     retrying(f"{error.message} Going on with {rest[0]}.", 0.0)
         assert failed is not None
         raise failed
+
+    def window(self, name: str, leads: bool) -> float:
+        """The tokens that a call of this agent may have, by all the models that may answer it."""
+        return min(model.window for model in self._of(name, leads))
+
+    def narrow(self, name: str, leads: bool, tokens: int) -> None:
+        """Note that a model of this agent takes no call with more tokens than these."""
+        for model in self._of(name, leads):
+            model.window = min(model.window, tokens)
+
+    def _of(self, name: str, leads: bool) -> list[Model]:
+        return [self._opened(model) for model in self.choice.rules.chain(name, leads=leads)]
 
     def leave(self) -> None:
         """The run stops: whoever waits for a call or for another attempt waits no longer."""
@@ -429,6 +452,14 @@ class Models:
             if self._left is not None:
                 model.leave(self._left)
         return model
+
+
+def _window_of(chat: BaseChatModel) -> float:
+    """The tokens that a call of this model may have, as LangChain knows it. A rehearsal takes any number."""
+    if isinstance(chat, RehearsalModel):
+        return math.inf
+    profile: Mapping[str, Any] = getattr(chat, "profile", None) or {}
+    return profile.get("max_input_tokens") or USUAL_WINDOW
 
 
 def _delay(fault: Fault, retries: int) -> float:

@@ -11,6 +11,9 @@ no state of its own: it plays on after a crash, in another process, and behind a
         yield finish("All checks pass.", ["check.py"])
 
     script = Script({"tester": tester})
+
+A part can also be a plain function of the brief, which has all turns so far, and return the next turn. Only such a
+one can play on where a long conversation was compacted and its beginning is not there any more.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -38,6 +41,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import Runnable
 
 from megagraph.errors import UsageError
+from megagraph.specs import LETTER
 from megagraph.tracing import wants_tokens
 
 FAULT_PREFIX = "fault_"
@@ -46,9 +50,9 @@ FAULT_PREFIX = "fault_"
 _PIECE = 16
 """Characters of a piece of a call's arguments, where the answer is streamed."""
 
+_EARLIER = "<earlier>"
 _NAME = re.compile(r"Your name is `([a-z0-9_]+)`")
 _FOLDED = re.compile(r"^- (\w+) \((message|report|failure|notice)\): (.*)$", re.M)
-_LETTER = re.compile(r'<letter from="([^"]*)" kind="([^"]*)">\n(.*?)\n</letter>', re.S)
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,15 @@ class Heard:
 
 
 @dataclass(frozen=True)
+class Past:
+    """A turn that the agent has taken, and what it heard after it."""
+
+    calls: tuple[Call, ...]
+    text: str
+    heard: Heard
+
+
+@dataclass(frozen=True)
 class Brief:
     """Who the agent is and what it was given."""
 
@@ -83,10 +96,14 @@ class Brief:
     task: str
     letters: tuple[tuple[str, str, str], ...] = ()
     """(sender, kind, text) of each letter that had come before its first turn."""
+    past: tuple[Past, ...] = ()
+    """The turns that it has taken, those that are still in its conversation."""
+    earlier: str = ""
+    """What it is told of those before, where its conversation was compacted."""
 
 
 Turn: TypeAlias = str | Call | Sequence[str | Call]
-Part: TypeAlias = Callable[[Brief], Generator[Turn, Heard, None]]
+Part: TypeAlias = Callable[[Brief], Generator[Turn, Heard, None] | Turn]
 
 
 def call(tool: str, **args: Any) -> Call:
@@ -160,22 +177,28 @@ class Script:
     def answer(self, messages: Sequence[BaseMessage]) -> AIMessage:
         """The next turn of the agent whose conversation this is.
 
-        Raises `UsageError` where the script has no part for the agent, or its part has ended.
+        Raises `UsageError` where the script has no part for the agent, or a part that cannot go on.
         """
         brief = read_brief(messages)
         part = self.parts.get(brief.name, self.default)
         if part is None:
             raise UsageError(f"the rehearsal has no part for the agent `{brief.name}`")
-        generator = part(brief)
-        n = 0
+        past = tuple(_turns(messages))
+        play = part(replace(brief, past=past))
+        if not isinstance(play, Generator):
+            return _message(brief.name, len(past), play, messages)
+        if brief.earlier:
+            raise UsageError(
+                f"the rehearsal cannot play `{brief.name}` on, whose conversation was compacted.",
+                "Give the model a larger `context`, or write the part as a function of its brief.",
+            )
         try:
-            turn = next(generator)
-            for heard in _heard_by_turn(messages):
-                n += 1
-                turn = generator.send(heard)
+            turn = next(play)
+            for each in past:
+                turn = play.send(each.heard)
         except StopIteration:
             turn = "I have nothing more to do."
-        return _message(brief.name, n, turn, messages)
+        return _message(brief.name, len(past), turn, messages)
 
 
 def load_script(path: Path, parameters: Mapping[str, Any] | None = None) -> Script:
@@ -262,25 +285,32 @@ def read_brief(messages: Sequence[BaseMessage]) -> Brief:
     if found is None:
         raise UsageError("the rehearsal cannot tell whose turn it is: no `Your name is …` in the prompt")
     before = [m for m in takewhile(lambda m: not isinstance(m, AIMessage), messages) if isinstance(m, HumanMessage)]
-    return Brief(found[1], before[0].text if before else "", _heard(before[1:]).letters)
+    told = [m for m in before if not m.text.startswith(_EARLIER)]
+    earlier = "".join(m.text for m in before if m.text.startswith(_EARLIER))
+    return Brief(found[1], told[0].text if told else "", _heard(told[1:]).letters, earlier=earlier)
 
 
-def _heard_by_turn(messages: Sequence[BaseMessage]) -> Iterator[Heard]:
-    """What was heard after each of the script's own turns. Spoilt turns are passed over."""
+def _turns(messages: Sequence[BaseMessage]) -> Iterator[Past]:
+    """The script's own turns, each with what was heard after it. Spoilt turns are passed over."""
     heard: list[BaseMessage] = []
-    begun = skipping = False
+    answer: AIMessage | None = None
+    skipping = False
     for message in messages:
         if isinstance(message, AIMessage):
             skipping = _spoilt(message)
             if skipping:
                 continue
-            if begun:
-                yield _heard(heard)
-            begun, heard = True, []
+            if answer is not None:
+                yield _past(answer, heard)
+            answer, heard = message, []
         elif not (skipping and isinstance(message, ToolMessage)) and not message.text.startswith("<note>"):
             heard.append(message)
-    if begun:
-        yield _heard(heard)
+    if answer is not None:
+        yield _past(answer, heard)
+
+
+def _past(answer: AIMessage, heard: Sequence[BaseMessage]) -> Past:
+    return Past(tuple(Call(call["name"], call["args"]) for call in answer.tool_calls), answer.text, _heard(heard))
 
 
 def _spoilt(message: AIMessage) -> bool:
@@ -293,7 +323,7 @@ def _heard(messages: Sequence[BaseMessage]) -> Heard:
     mail = "\n".join(m.text for m in messages if isinstance(m, HumanMessage))
     return Heard(
         results=tuple(m.text for m in messages if isinstance(m, ToolMessage)),
-        letters=(*_FOLDED.findall(_LETTER.sub("", mail)), *_LETTER.findall(mail)),
+        letters=(*_FOLDED.findall(LETTER.sub("", mail)), *LETTER.findall(mail)),
         text="\n".join(texts),
     )
 

@@ -108,6 +108,10 @@ class Report:
         return "\n".join(lines)
 
 
+LETTER = re.compile(r'<letter from="([^"]*)" kind="([^"]*)">\n(.*?)\n</letter>', re.S)
+"""Sender, kind and text of a letter as its reader sees it."""
+
+
 @dataclass(frozen=True)
 class Letter:
     """One message between two agents. `id` is `sender/step/index`, the same again after a crash."""

@@ -34,6 +34,8 @@ class AgentState(TypedDict, total=False):
     """An `AgentSpec`, plain."""
     messages: Annotated[list[BaseMessage], DeltaChannel(extend, snapshot_frequency=50)]
     """Its conversation; at a desk, what has come to it there."""
+    compacted: int
+    """How many messages were left of its conversation, the ones above included, when it was last compacted."""
     before: int
     """How many messages it had said and heard when it sat down at its desk, which are in the state above."""
     seen: Annotated[list[str], DeltaChannel(extend, snapshot_frequency=50)]

@@ -61,6 +61,7 @@ _CARRIED = (
     "work_on",
     "version",
     "guards",
+    "compacted",
 )
 """What a lead takes along from its own loop to the desk of its team."""
 _GROWING = ("messages", "seen")

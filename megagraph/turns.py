@@ -12,7 +12,17 @@ from dataclasses import dataclass
 from typing import Any
 
 TOGETHER = frozenset(
-    {"delete_file", "edit_file", "move_file", "read_file", "read_letters", "run_program", "search_files", "write_file"}
+    {
+        "delete_file",
+        "edit_file",
+        "move_file",
+        "read_file",
+        "read_letters",
+        "recall",
+        "run_program",
+        "search_files",
+        "write_file",
+    }
 )
 """Tools of which neighbouring calls may go on at the same time, if they touch different paths. All others, those
 that were brought from outside too, build on one another: a second call sees what the first one did."""

@@ -314,6 +314,8 @@ def plain_line(event: Event) -> str | None:
             what = f"retry in {data['delay']} s: {data['reason']}"
         case "run_started" | "run_resumed":
             what = f"{event.kind[4:]}: {data.get('note') or data.get('model', '')}"
+        case "compacted":
+            what = f"goes on with {data['after']} of {many(data['before'], 'message')}: the model takes no more"
         case "accepted":
             found = ", ".join(item["check"] for item in data["evidence"])
             what = "; ".join(filter(None, ("accepted", data["why"], found)))

@@ -36,7 +36,7 @@ class Campaign:
     status: str = ""
 
 
-def command(*args: str, home: Path, url: str) -> list[str]:
+def command(*args: str, home: Path, url: str, model: str = "openai:scripted") -> list[str]:
     return [
         sys.executable,
         "-m",
@@ -45,7 +45,7 @@ def command(*args: str, home: Path, url: str) -> list[str]:
         "--home",
         str(home),
         "--model",
-        "openai:scripted",
+        model,
         "--base-url",
         url,
     ]
@@ -57,7 +57,13 @@ def depth_of(agent: str) -> int:
 
 
 def run_campaign(
-    server: ModelServer, home: Path, seed: int, kills: int, longest: float = 0.4, options: Sequence[str] = ()
+    server: ModelServer,
+    home: Path,
+    seed: int,
+    kills: int,
+    longest: float = 0.4,
+    options: Sequence[str] = (),
+    model: str = "openai:scripted",
 ) -> Campaign:
     """Start a run of `deep_script`, kill it `kills` times, resume it each time, and let it end.
 
@@ -71,7 +77,7 @@ def run_campaign(
         before = len(server.log)
         with (home.parent / "child.log").open("ab") as log:
             child = subprocess.Popen(
-                command(*args, *options, home=home, url=server.url), stdout=log, stderr=log, env=env
+                command(*args, *options, home=home, url=server.url, model=model), stdout=log, stderr=log, env=env
             )
         if campaign.kills < kills:
             # Counted from the first call, so that no kill is spent on the start of the interpreter.

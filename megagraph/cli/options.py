@@ -41,7 +41,7 @@ Model = Annotated[
         "--model",
         help="openai:NAME, or `rehearsal` for a scenario's scripted model. Options go behind NAME, as in"
         " NAME?tools=json&in_flight=4: tools=json (offer tools by JSON Schema), in_flight, rpm, tpm, max_tokens,"
-        " base_url, key (the variable with the key).",
+        " context (the model's window in tokens), base_url, key (the variable with the key).",
     ),
 ]
 Leads = Annotated[
