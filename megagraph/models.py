@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, Protocol
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
@@ -171,6 +171,10 @@ def _model_from_environment(script: Callable[[], Script | None]) -> str:
 def _openai(label: str, name: str, options: str, base_url: str, timeout: float, tools: Tools) -> ModelChoice:
     given = _options(label, options)
     base_url = given.pop("base_url", base_url)
+    if base_url and not _is_server(base_url):
+        raise UsageError(
+            f"`{base_url}` is no URL of a server.", "It needs http:// or https://, such as http://localhost:8000/v1."
+        )
     variable = given.pop("key", "OPENAI_API_KEY")
     key = os.environ.get(variable) or ("not-needed" if base_url else "")
     if not key:
@@ -231,6 +235,14 @@ class _OpenAI:
             timeout=self.timeout,
             max_completion_tokens=self.max_tokens,
         )
+
+
+def _is_server(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _options(label: str, options: str) -> dict[str, str]:

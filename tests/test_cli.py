@@ -257,6 +257,10 @@ def test_a_goal_without_a_model_is_told_the_ways_to_give_it_one(mg: Program) -> 
         (["run", "gobang", "--limit", "calls=many"], ["`calls`", "integer"]),
         (["run", "gobang", "--limit", "calls=0"], ["`calls`", "greater"]),
         (["run", "gobang", "--limit", "cals=3"], ["`cals`", "Known limits: calls"]),
+        (
+            ["run", "gobang", "--model", "openai:x", "--base-url", "localhost:8000/v1"],
+            ["`localhost:8000/v1`", "https://"],
+        ),
         (["runs", "--home", "/proc/here"], []),
         (["run", "gobang", "--home", "/proc/here"], ["the home /proc/here cannot be used", "--home"]),
     ],

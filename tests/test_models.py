@@ -67,6 +67,31 @@ def test_a_local_server_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_model("openai:x", base_url="http://127.0.0.1:1/v1").label == "openai:x"
 
 
+@pytest.mark.parametrize(
+    "url", ["localhost:8000/v1", "127.0.0.1:8000", "ws://h/v1", "http://", "http://h:x/v1", "http://["]
+)
+def test_a_server_without_a_whole_url_is_refused_before_anything_is_asked(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def start() -> None:
+        async with MegaGraph("openai:x", base_url=url, home=tmp_path) as mega:
+            await mega.start("Write the files.")
+
+    for refused in (
+        lambda: choose_model("openai:x", base_url=url),
+        lambda: choose_model(f"openai:x?base_url={url}"),
+        lambda: asyncio.run(start()),
+    ):
+        with pytest.raises(UsageError, match="needs http:// or https://") as caught:
+            refused()
+        assert f"`{url}`" in caught.value.message
+    with MegaGraph(home=tmp_path) as mega:
+        assert mega.runs() == []
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    with pytest.raises(UsageError, match="needs http:// or https://"):
+        choose_model("openai:x")
+
+
 async def run_on(server: ModelServer, home: Path, patience: float = 20.0) -> Outcome:
     async with MegaGraph("openai:scripted", base_url=server.url, home=home, timeout=patience, limits=Limits()) as mega:
         run = await mega.start("Write the files.")
