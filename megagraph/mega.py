@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from megagraph.branches.edits import Edits
     from megagraph.branches.many import Ranked
+    from megagraph.branches.plan import BranchPlan
     from megagraph.keeping.deleting import Gone
     from megagraph.keeping.pruning import Pruned
     from megagraph.keeping.vacuuming import Vacuumed
@@ -251,17 +252,8 @@ class MegaGraph:
                 f"Nothing it did is lost: `megagraph branch {opened.id[:8]} --at now --run` goes on without the fork.",
             )
         settings = json.loads(row["settings"])
-        # Limits that were set for a branch hold for it; else those of this object go before those of before.
-        limits = limits or (None if settings.get("own_limits") else self._limits) or Limits.parse(settings["limits"])
-        model = self._model if self._model is not None else row["model"]
-        # Another model may be at another place: what was named for the one before does not hold for it.
-        base_url = settings["base_url"] if model == row["model"] else ""
-        rules = ModelRules.parse(settings.get("models", {})) if self._model is None else ModelRules()
-        choice = self._choose(model, opened.scenario, rules, base_url, settings.get("own_models", {}))
+        choice, limits, prices, approve = await self._terms(opened, row["model"], settings, limits)
         unsafe = self._unsafe or settings["unsafe_programs"]
-        prices = {**parse_prices(settings.get("prices", {})), **self._prices}
-        approve = self._approve or Approve.parse(settings.get("approve", []))
-        await asyncio.to_thread(_must_know_cost, limits, choice, prices, approve)
         mcp = self._mcp or settings.get("mcp") or opened.scenario.mcp
         before = settings.get("workers", 0) if drive is None and pool is None else 0
         workers = self._workers_for(choice, drive, before if self._workers is None else self._workers)
@@ -299,6 +291,15 @@ class MegaGraph:
         )
         return opened
 
+    async def check_branch(self, run: Run, plan: BranchPlan) -> None:
+        """Raise `UsageError` where a branch made by this plan could not be resumed: no model can be had, say."""
+        from megagraph.branches.making import branch_settings
+
+        if run.broken is not None:
+            raise run.broken
+        row = await asyncio.to_thread(lambda: run.row)
+        await self._terms(run, row["model"], branch_settings(plan, json.loads(row["settings"])))
+
     def open(self, run: str) -> Run:
         """A run to look at: its id, the beginning of it, or `last`. Raises `RunNotFound`."""
         row = self.home.find(run)
@@ -323,7 +324,8 @@ class MegaGraph:
         """Branch a run at one moment once for each of `edits`, let all branches work at once, and rank them.
 
         All are held to one set of limits together: `limits`, or the run's own. What they have from the run counts
-        once. The first of the list passed the most checks; among equals it is the cheapest. Raises as `Run.branch`.
+        once. The first of the list passed the most checks; among equals it is the cheapest. Raises as `Run.branch` and
+        `resume`, before a branch is made.
         """
         from megagraph.branches.many import branch_many
 
@@ -489,6 +491,22 @@ class MegaGraph:
             first = choice.rules.model_copy(update={"agents": {**own, **choice.rules.agents}})
             choice = with_rules(choice, first, choose)
         return choice
+
+    async def _terms(
+        self, run: Run, before: str, settings: Mapping[str, Any], limits: Limits | None = None
+    ) -> tuple[ModelChoice, Limits, Prices, Approve]:
+        """What a run that had the model `before` goes on with. Raises `UsageError` where that cannot be."""
+        # Limits that were set for a branch hold for it; else those of this object go before those of before.
+        limits = limits or (None if settings.get("own_limits") else self._limits) or Limits.parse(settings["limits"])
+        model = self._model if self._model is not None else before
+        # Another model may be at another place: what was named for the one before does not hold for it.
+        base_url = settings["base_url"] if model == before else ""
+        rules = ModelRules.parse(settings.get("models", {})) if self._model is None else ModelRules()
+        choice = self._choose(model, run.scenario, rules, base_url, settings.get("own_models", {}))
+        prices = {**parse_prices(settings.get("prices", {})), **self._prices}
+        approve = self._approve or Approve.parse(settings.get("approve", []))
+        await asyncio.to_thread(_must_know_cost, limits, choice, prices, approve)
+        return choice, limits, prices, approve
 
     async def _outside(self, mcp: Path | str | Mapping[str, Any] | None, before: Sequence[str] = ()) -> OutsideTools:
         """The tools from outside, of which there were these `before`; MCP servers are asked for theirs."""

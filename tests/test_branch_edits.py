@@ -473,6 +473,41 @@ def test_many_branches_work_under_common_limits_and_are_ranked(tmp_path: Path) -
     asyncio.run(session())
 
 
+def test_nothing_is_branched_to_work_where_no_model_can_be_had(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEGAGRAPH_HOME", str(tmp_path))
+    for name in ("OPENAI_BASE_URL", "OPENAI_MODEL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", "test")
+    megagraph = Program(tmp_path, capsys)
+
+    async def made() -> str:
+        async with MegaGraph("openai:x", home=tmp_path) as mega:
+            run = await mega.start("Say it.")
+            await run.abort()
+            return run.id
+
+    run = asyncio.run(made())
+    monkeypatch.delenv("OPENAI_API_KEY")
+    many = tmp_path / "many.yaml"
+    many.write_text("- {}\n- limits: {calls: 2}\n")
+    for how in (["--run"], ["--many", many]):
+        outcome = megagraph("branch", run, "--at", "now", *how)
+        assert outcome.code == 2
+        assert "needs OPENAI_API_KEY" in outcome.err
+        assert outcome.out == ""
+    with MegaGraph(home=tmp_path) as mega:
+        assert [each.id for each in mega.runs()] == [run]
+    # What only some branch cannot have keeps all from being made.
+    monkeypatch.setenv("OPENAI_API_KEY", "test")
+    for edits in (Edits(model={"boss": "openai:y?key=NO_SUCH_KEY"}), Edits(files={"../up": "x"})):
+        with MegaGraph(home=tmp_path) as mega:
+            with pytest.raises(UsageError):
+                mega.sync.branch_many(run, "now", [Edits(), edits])
+            assert [each.id for each in mega.runs()] == [run]
+
+
 def test_two_runs_side_by_side(tmp_path: Path) -> None:
     async def work(mega: MegaGraph, run: Run, model: Recorded) -> None:
         branch = await run.branch("teller:think#1", instructions="sing", files={"more.txt": "x\n"})

@@ -63,7 +63,7 @@ def _run_row(plan: BranchPlan, branch: str, parent: dict[str, Any], seconds: flo
         "scenario": parent["scenario"],
         "model": parent["model"],
         "rehearsal": parent["rehearsal"],
-        "settings": json.dumps(_settings(plan, json.loads(parent["settings"]))),
+        "settings": json.dumps(branch_settings(plan, json.loads(parent["settings"]))),
         "seconds": seconds,
         "parent": plan.run,
         "at": plan.at,
@@ -84,7 +84,8 @@ def _worked(events: Sequence[Event]) -> float:
     return worked + last - begun
 
 
-def _settings(plan: BranchPlan, settings: dict[str, Any]) -> dict[str, Any]:
+def branch_settings(plan: BranchPlan, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of the branch, from those of its parent."""
     edits = plan.edits
     if edits.limits is not None:
         settings |= {"limits": edits.limits.model_dump(), "own_limits": True}

@@ -52,6 +52,9 @@ async def branch_many(
     """Make a branch for each of `edits`, let all work at once under common limits, and rank them."""
     if not edits:
         raise UsageError("there is nothing to branch.", "Give at least one set of changes.")
+    # One that cannot be must not leave those before it behind.
+    for each in edits:
+        await mega.check_branch(run, await run.plan_branch(at, each))
     branches = [await run.branch(at, each) for each in edits]
     kept = sum(branches[0].ledger.used_by().values(), start=NOTHING)
     pool = Pool(limits or Limits.parse(json.loads(run.row["settings"])["limits"]), kept)

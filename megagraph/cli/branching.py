@@ -134,6 +134,7 @@ def branch(
 
     async def begin(mega: MegaGraph) -> Run:
         plan = await opened.plan_branch(at, edits)
+        await mega.check_branch(opened, plan)
         if not as_json:
             _print_plan(plan)
         return await mega.resume((await opened.branch(at, edits)).id)
