@@ -432,6 +432,8 @@ def test_what_is_damaged_tampered_with_or_newer_is_refused_whole(mega: MegaGraph
             with pytest.raises(ArchiveError, match=why) as caught:
                 other.load(file)
             assert "\n" not in str(caught.value)
+            assert str(caught.value).count("Nothing was imported") == 1, "it is told once, and as what it is"
+            assert ("was tampered with (" in str(caught.value)) != ("newer megagraph" in str(caught.value))
             now = [fingerprint(other, run) for run in other.runs()], sorted(victim.rglob("*"))
             assert now == before, why or file.name
 

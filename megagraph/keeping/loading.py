@@ -97,6 +97,9 @@ def load(home: Home, path: Path, *, scenario: Path | None = None) -> Loaded:
             manifest = _manifest(archive, path)
             _must_fit(archive, manifest, home)
             return _load(home, archive, manifest, scenario)
+    except MegagraphError:
+        # It is a `RuntimeError`, which is also what `zipfile` says of an encrypted member.
+        raise
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         raise _refusal(error) from error
 
