@@ -54,6 +54,9 @@ KINDS: frozenset[EventKind] = frozenset(get_args(EventKind))
 TOLD, TOLD_OF_LETTERS = 200, 500
 """Characters of a tool's argument or result, and of a letter, that those who watch are told."""
 
+BEGINNINGS: frozenset[EventKind] = frozenset({"run_started", "run_resumed", "branched"})
+"""The kinds before which nobody worked since the event before them."""
+
 TOKENS: frozenset[EventKind] = frozenset({"token"})
 """The kinds that are made for those who ask for them, and not kept."""
 

@@ -58,7 +58,7 @@ class Result:
     input_tokens: int
     output_tokens: int
     seconds: float
-    """Seconds the organisation has worked."""
+    """Seconds the organisation has worked. Of a branch, with those of what it kept of its parent."""
     rehearsal: bool
     cost_usd: float | None = None
     """None where the price of a model is not known."""

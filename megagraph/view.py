@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from megagraph.approvals import dollars
-from megagraph.events import Event
+from megagraph.events import BEGINNINGS, Event
 from megagraph.specs import BOSS
 from megagraph.speed import Speed
 
@@ -121,7 +121,7 @@ class View:
         self._by_urgency: dict[str, set[str]] = {name: set() for name in _URGENCY}
         self._by_urgency[boss.urgency].add(BOSS)
         self._speed = Speed()
-        self._worked = 0.0
+        self._worked = self._kept = 0.0
         self._begun = self._last = 0.0
 
     @classmethod
@@ -134,10 +134,11 @@ class View:
     def apply(self, event: Event) -> None:
         data = event.data
         match event.kind:
-            case "run_started" | "run_resumed":
-                # What lies between the last event of a process and the first of the next was nobody's work.
+            case kind if kind in BEGINNINGS:
                 self._worked += self._last - self._begun
                 self._begun = event.time
+                if kind == "branched":
+                    self._kept = self._worked
             case "run_ended":
                 self.judging = False
             case "recruited":
@@ -260,11 +261,17 @@ class View:
         return self.states["asking"] > 0
 
     def seconds(self, now: float | None = None) -> float:
-        """Seconds the run has worked, over all its processes: up to its last event, or up to `now`."""
+        """Seconds the run has worked, over all its processes: up to its last event, or up to `now`.
+
+        Those of what a branch has from its parent are among them, as its calls are.
+        """
         return self._worked + max(0.0, (now or self._last) - self._begun) if self._begun else 0.0
 
     def totals(self, seconds: float) -> str:
-        """One line: agents, calls, tokens, what went wrong on the way, and the seconds it took."""
+        """One line: agents, calls, tokens, what went wrong on the way, and how long it took.
+
+        Of a branch, it says how much of that is kept of its parent.
+        """
         return " · ".join(self.parts(seconds))
 
     def parts(self, seconds: float) -> list[str]:
@@ -281,7 +288,8 @@ class View:
             parts.append("1 retry" if self.retries == 1 else f"{self.retries} retries")
         if self.bad_answers:
             parts.append(many(self.bad_answers, "bad answer"))
-        return [*parts, clock(seconds)]
+        kept = f" ({clock(self._kept)} kept)" if self._kept >= 1 else ""
+        return [*parts, clock(seconds) + kept]
 
     def pace(self, now: float, *, tokens: bool = True) -> list[str]:
         """How fast calls and tokens come, and how long it will take if it goes on so; what is not known is left out."""

@@ -21,6 +21,8 @@ from megagraph import Limits, MegaGraph, Run
 from megagraph.branches.edits import Edits, PlanEdit
 from megagraph.errors import MegagraphError, RunBusy, UsageError
 from megagraph.rehearsal import Brief, Part, Script, call, finish, read_file, recruit, talk, wait_for, write_file
+from megagraph.report import collect
+from megagraph.view import View
 from tests.campaign import command
 from tests.commands import Program, until, write_scenario
 from tests.model_server import ModelServer
@@ -239,6 +241,22 @@ def test_branches_of_branches_and_what_a_family_looks_like(tmp_path: Path) -> No
                 assert branch.workspace.path == run.workspace.path, "what a family shares is there once"
 
     in_home(tmp_path, deep_script(), work)
+
+
+def test_what_lies_between_a_run_and_its_branch_was_nobodys_work(tmp_path: Path) -> None:
+    async def work(mega: MegaGraph, run: Run, model: Recorded) -> None:
+        for _ in range(2):
+            await asyncio.sleep(1.2)
+            branch = await run.branch("boss:think#2")
+            kept = branch.outcome().seconds
+            assert View.of(branch.events()).seconds() == pytest.approx(kept, abs=1e-5)
+            assert collect(branch, branch.ledger).facts.worked == pytest.approx(1000 * kept, abs=2)
+            assert 0 < kept <= run.outcome().seconds
+            await finished(mega, branch)
+            assert kept < View.of(branch.events()).seconds() <= branch.outcome().seconds
+            run = branch
+
+    in_home(tmp_path, said_script(), work)
 
 
 def test_a_branch_can_be_looked_at_before_it_works(tmp_path: Path) -> None:

@@ -97,6 +97,16 @@ def test_the_time_is_that_of_work_over_all_processes() -> None:
     assert View().seconds(now=5000) == 0
 
 
+def test_the_time_of_a_branch_is_what_it_kept_and_its_own() -> None:
+    told = Told()("run_started", model="m", note="")("thinking", "boss", 10, step=1)
+    told("branched", "", 5000, parent="p", at="boss:think#2")
+    assert told.view().seconds() == 10
+    assert told.view().totals(10).endswith(" · 10 s (10 s kept)")
+    told("run_resumed", "", 1000, model="m", note="")("thinking", "boss", 3, step=2)
+    assert told.view().seconds(now=told.time + 5) == 18
+    assert told.view().totals(18).endswith(" · 18 s (10 s kept)")
+
+
 def test_totals_count_what_went_wrong_too() -> None:
     told = Told().recruit("boss", "a")("thought", "a", **THOUGHT)
     told("retry", "a", step=1, reason="429", delay=1)("bad_answer", "a", step=1, why="empty")

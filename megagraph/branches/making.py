@@ -21,7 +21,7 @@ from megagraph.branches.rows import copied
 from megagraph.conversation import note
 from megagraph.database import Database, Statement, connect
 from megagraph.errors import UsageError
-from megagraph.events import Event
+from megagraph.events import BEGINNINGS, Event
 from megagraph.home import Home
 from megagraph.ledger import dump_answer
 from megagraph.migrations import migrate
@@ -78,7 +78,7 @@ def _worked(events: Sequence[Event]) -> float:
     """Seconds that the organisation had worked: what lies between two processes was nobody's work."""
     worked = begun = last = 0.0
     for event in events:
-        if event.kind in ("run_started", "run_resumed"):
+        if event.kind in BEGINNINGS:
             worked, begun = worked + last - begun, event.time
         last = event.time
     return worked + last - begun

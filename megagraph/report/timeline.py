@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable
 
-from megagraph.events import Event
+from megagraph.events import BEGINNINGS, Event
 from megagraph.report.story import Span
 from megagraph.specs import BOSS
 from megagraph.view import View
@@ -20,7 +20,7 @@ class Clock:
         self._last = 0.0
 
     def hear(self, event: Event) -> None:
-        if event.kind in ("run_started", "run_resumed") or not self._begun:
+        if event.kind in BEGINNINGS or not self._begun:
             self._before.append(self._before[-1] + self._last - self._begun[-1] if self._begun else 0.0)
             self._begun.append(event.time)
         self._last = max(event.time, self._begun[-1])
@@ -35,7 +35,7 @@ class Clock:
 
     @property
     def breaks(self) -> tuple[int, ...]:
-        return tuple(round(1000 * before) for before in self._before[1:])
+        return tuple(dict.fromkeys(round(1000 * before) for before in self._before[1:]))
 
 
 class Timeline:
