@@ -275,8 +275,11 @@ def test_a_branch_can_be_looked_at_before_it_works(tmp_path: Path) -> None:
                 teams += [task.state for task in snapshot.tasks]
         assert {"north", "north_a", "north_b"} <= names
         assert branch.files["north_a.txt"] == "by north_a\n"
-        view = {event.kind for event in branch.events()}
-        assert {"thought", "recruited", "branched"} <= view
+        *kept, own = branch.events()
+        assert {"thought", "recruited"} <= {event.kind for event in kept}
+        assert {event.seq: event for event in run.events()}.items() > {event.seq: event for event in kept}.items()
+        assert (own.kind, own.seq) == ("branched", kept[-1].seq + 1)
+        assert own.seq > len(kept) + 1, "what is left out leaves gaps"
 
     in_home(tmp_path, deep_script(), work)
 
