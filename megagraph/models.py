@@ -310,6 +310,7 @@ class Model:
         """Tokens that a call may have."""
         self.out: ModelError | None = None
         """Why it is not asked any more."""
+        self._left: Exception | None = None
 
     async def ask(
         self, asker: Asker, messages: Sequence[BaseMessage], retrying: Retry, config: RunnableConfig | None = None
@@ -327,6 +328,8 @@ class Model:
             if attempts >= ATTEMPTS:
                 # Had others been answered meanwhile, it would be this call alone that fails.
                 raise await self.gate.given_up(began, outcome.reason) or outcome.error(self.choice.label)
+            if self._left is not None:
+                raise self._left
             delay = _delay(outcome, retries)
             retries += 1
             retrying(outcome.reason, delay)
@@ -373,6 +376,7 @@ class Model:
         return message
 
     def leave(self, error: Exception) -> None:
+        self._left = error
         self._line.leave(error)
 
     def dismiss(self, name: str) -> None:
@@ -454,6 +458,8 @@ class Models:
             model.dismiss(name)
 
     async def aclose(self) -> None:
+        # Whoever is still in a call must not begin another one, for which nobody would close the connection.
+        self.leave()
         await asyncio.gather(*(model.aclose() for model in self._open.values()))
 
     def _opened(self, name: str) -> Model:

@@ -134,6 +134,10 @@ class Session:
                         )
                         try:
                             again = await self._drive(org)
+                        except Exception:
+                            # LangGraph may leave agents of inner teams at work when one of another team fails.
+                            org.stop("the run has failed")
+                            raise
                         finally:
                             await asyncio.gather(org.aclose(), models.aclose(), reviewers.aclose())
         except asyncio.CancelledError:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import sqlite3
 import threading
 from collections import Counter
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,12 +17,13 @@ import pytest
 from pydantic import SecretStr
 
 from megagraph import Limits, MegaGraph, models, openai_chat
-from megagraph.errors import UsageError
+from megagraph.errors import HomeError, UsageError
 from megagraph.gate import Rates
 from megagraph.model_rules import ModelRules
 from megagraph.models import choose_model
 from megagraph.rehearsal import Brief, Part, Script, call, finish, recruit, talk, write_file
-from megagraph.run import Result
+from megagraph.run import Result, Run
+from tests.commands import until
 from tests.model_server import FAULTS, ModelServer
 from tests.scripts import Play, deep_script, one
 from tests.test_chaos import EXPECTED
@@ -429,6 +433,39 @@ def forgiving_script(leads: int, leaves: int) -> Script:
         parts[name] = leading(members)
         parts |= {m: one(write_file(f"{m}.txt", m), *[finish(f"{m} is done", [f"{m}.txt"])] * 3) for m in members}
     return Script(parts)
+
+
+def test_nobody_goes_on_where_the_disk_is_full(tmp_path: Path) -> None:
+    told: list[Any] = []
+
+    async def follow(run: Run) -> None:
+        told.extend([event async for event in run])
+
+    async def work() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["message"]))
+        with ModelServer(forgiving_script(6, 3), latency=("lognormal", 0.7, 1.0)) as server:
+            mega = MegaGraph("openai:scripted", base_url=server.url, home=tmp_path)
+            run = await mega.start("Write the files.")
+            following = asyncio.create_task(follow(run))
+            await asyncio.to_thread(until, lambda: len(server.log) >= 16)
+            disk = sqlite3.connect(tmp_path / "megagraph.db", isolation_level=None)
+            disk.execute(
+                "CREATE TRIGGER refuse BEFORE INSERT ON checkpoints BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"
+            )
+            with pytest.raises(HomeError, match="the disk is full"):
+                await run.result()
+            await following
+            await asyncio.sleep(0.7)
+            assert asyncio.all_tasks() == {asyncio.current_task()}, "nobody is at work any more"
+            assert server.in_flight == 0
+            disk.execute("DROP TRIGGER refuse")
+            disk.close()
+            with suppress(HomeError):
+                await mega.aclose()
+
+    asyncio.run(work())
+    gc.collect()
+    assert not [event for event in told if isinstance(event, str) or event.kind == "retry"]
 
 
 def test_every_fault_at_ten_percent_over_sixty_agents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
