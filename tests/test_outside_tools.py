@@ -195,10 +195,10 @@ def test_what_tools_add_to_a_call_is_expected_before_it(tmp_path: Path) -> None:
 
     def limited(home: Path, tools: Sequence[Any]) -> Result:
         script = {"boss": one(finish("done"))}
-        return play(home, script, tools, limits=Limits(input_tokens=4000))[0]
+        return play(home, script, tools, limits=Limits(input_tokens=5000))[0]
 
     assert limited(tmp_path / "a", []).passed
-    assert "input_tokens=4000" in limited(tmp_path / "b", [wordy]).reason
+    assert "input_tokens=5000" in limited(tmp_path / "b", [wordy]).reason
 
 
 @pytest.mark.parametrize(
