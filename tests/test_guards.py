@@ -278,7 +278,8 @@ def test_members_that_only_write_letters_to_one_another_are_stopped(tmp_path: Pa
         return part
 
     parts = {"boss": told_boss(failures, ["a", "b"]), "a": ping("b"), "b": ping("a")}
-    result, events = play(tmp_path, parts, Limits(calls=200))
+    # How often the boss is told of it depends on how the letters cross: its own rounds are not what is tried here.
+    result, events = play(tmp_path, parts, Limits(calls=200), QUICK.model_copy(update={"no_growth": 0}))
     assert result.status == "done"
     assert not result.passed
     assert any(levels(events, name, "ping_pong") == ["note", "lead", "stop"] for name in ("a", "b"))
