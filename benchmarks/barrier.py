@@ -31,7 +31,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.graph import END, START, StateGraph
 from pydantic import SecretStr
 
-from benchmarks.server import served
+from benchmarks.server import MODEL, served
 from megagraph import Limits, MegaGraph
 from megagraph.openai_chat import LeanChatOpenAI
 from megagraph.rehearsal import Brief, Heard, Script, Turn, finish, recruit, wait_for, write_file
@@ -107,7 +107,7 @@ class Bench:
 
     async def megagraph(self, url: str, folder: Path) -> dict[str, float]:
         limits = Limits(agents=len(self.plan) + 1, width=len(self.plan), calls=10 * len(self.plan), rounds=1000)
-        async with MegaGraph("openai:scripted", base_url=url, home=folder / "home", limits=limits) as mega:
+        async with MegaGraph(MODEL, base_url=url, home=folder / "home", limits=limits) as mega:
             begun = time.perf_counter()
             run = await mega.start("Write the files.")
             result = await run.result()

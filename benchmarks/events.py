@@ -32,7 +32,7 @@ from rich.live import Live
 from typing_extensions import TypedDict
 
 from benchmarks.organisation import SOURCE, WIDTH
-from benchmarks.server import served
+from benchmarks.server import MODEL, served
 from benchmarks.watch import cpu_seconds
 from megagraph import Limits, MegaGraph
 from megagraph.display import FRAME, REST, picture
@@ -57,7 +57,7 @@ async def record(agents: int, latency: float) -> Recorded:
     ):
         home = Path(folder) / "home"
         limits = Limits(agents=agents + 10, calls=100 * agents, width=agents, depth=3)
-        async with MegaGraph("openai:scripted", base_url=url, home=home, limits=limits) as mega:
+        async with MegaGraph(MODEL, base_url=url, home=home, limits=limits) as mega:
             cpu, begun = cpu_seconds(), time.perf_counter()
             run = await mega.start("Write the policies.")
             told, watcher = await asyncio.to_thread(_watch, run.id, home)

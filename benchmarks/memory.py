@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.organisation import SOURCE
 from benchmarks.scale import apart
-from benchmarks.server import served
+from benchmarks.server import MODEL, served
 from benchmarks.watch import resident_mb
 from megagraph import Limits, MegaGraph
 
@@ -30,7 +30,7 @@ async def _measure(agents: int) -> float:
         tempfile.TemporaryDirectory() as name,
         served(SOURCE.format(agents=agents), Path(name), str(latency)) as url,
     ):
-        async with MegaGraph("openai:scripted", base_url=url, home=Path(name) / "home", limits=limits) as mega:
+        async with MegaGraph(MODEL, base_url=url, home=Path(name) / "home", limits=limits) as mega:
             run = await mega.start("Write the policies.")
             read, until = mega.home.database.read, time.monotonic() + 10 * latency
             while read("SELECT count(*) FROM calls WHERE step = 1")[0][0] < agents:

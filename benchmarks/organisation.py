@@ -16,7 +16,7 @@ import time
 from collections.abc import Generator
 from pathlib import Path
 
-from benchmarks.server import served
+from benchmarks.server import MODEL, served
 from benchmarks.watch import cpu_seconds
 from megagraph import Limits, MegaGraph
 from megagraph.rehearsal import Brief, Heard, Part, Script, Turn, finish, recruit, wait_for, write_file
@@ -73,7 +73,7 @@ async def measure(agents: int, latency: float) -> dict[str, float]:
         limits = Limits(
             agents=agents + 10, calls=100 * agents, input_tokens=10**9, output_tokens=10**8, width=agents, depth=3
         )
-        async with MegaGraph("openai:scripted", base_url=url, home=Path(folder) / "home", limits=limits) as mega:
+        async with MegaGraph(MODEL, base_url=url, home=Path(folder) / "home", limits=limits) as mega:
             cpu, begun = cpu_seconds(), time.perf_counter()
             run = await mega.start("Write the policies.")
             result = await run.result()

@@ -24,7 +24,7 @@ from typing import Any
 
 from benchmarks.calls import Call, calls_of, critical_path
 from benchmarks.floors import FLOORS
-from benchmarks.server import served
+from benchmarks.server import MODEL, served
 from benchmarks.watch import watched
 from megagraph import MegaGraph
 from megagraph.rehearsal import Script
@@ -77,7 +77,7 @@ def megagraph(setting: Setting) -> tuple[dict[str, float], list[Call]]:
 
     async def work(folder: Path, url: str) -> tuple[dict[str, float], list[Call]]:
         home, workers = folder / "home", setting.workers
-        async with MegaGraph("openai:scripted", base_url=url, home=home, workers=workers) as mega:
+        async with MegaGraph(MODEL, base_url=url, home=home, workers=workers) as mega:
             async with watched() as figures:
                 run = await mega.start(scenario_of(setting.size))
                 result = await run.result()

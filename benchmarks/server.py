@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[1]
+MODEL = f"openai:scripted?context={10**9}"
+"""The model that is served. A script is replayed over the whole conversation, so there is no end to its window."""
 
 
 @contextmanager
