@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import mcp.client.stdio  # noqa: F401 - it keeps the stderr of its import, which in a test with `capsys` is no file
 import pytest
 from langchain_core.tools import BaseTool, tool
 
