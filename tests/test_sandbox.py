@@ -662,10 +662,11 @@ sys.exit(code)
         return Launch([sys.executable, "-I", "-c", client, work], inner.env, grace=0.5)
 
 
-def test_another_sandbox_in_its_place(tree: Path, tmp_path: Path) -> None:
+@everywhere
+def test_another_sandbox_in_its_place(sandbox: Sandbox, tree: Path, tmp_path: Path) -> None:
     other_machine = tmp_path / "other"
     other_machine.mkdir()
-    sandbox = Elsewhere(other_machine, choose_sandbox())
+    sandbox = Elsewhere(other_machine, sandbox)
     outcome = run(sandbox, tree, "open('a.txt', 'w').write('x'); print(input())", stdin=b"over there\n")
     assert (outcome.exit_code, outcome.stdout) == (0, "over there\n")
     assert outcome.changes["a.txt"] == b"x"

@@ -28,7 +28,7 @@ class Charge(TypedDict):
     """What a warden is told about its program."""
 
     parent: int
-    """The process that started the warden; when it dies the program does."""
+    """The process that started the warden, itself or by others in between; when it dies the program does."""
     rlimits: dict[str, int]
     """`resource` limits by name, `RLIMIT_CPU` and so on."""
     policy: dict[str, object] | None
@@ -56,6 +56,18 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def started_by(pid: int) -> int | None:
+    """The parent of this process, if that is `pid` or has been started by it; None where it is gone already."""
+    parent = above = os.getppid()
+    while above != pid:
+        try:
+            # After the name, which may have spaces and brackets of its own: the state, then the parent.
+            above = int(Path(f"/proc/{above}/stat").read_bytes().rpartition(b")")[2].split()[1])
+        except (OSError, ValueError, IndexError):
+            return None
+    return parent
+
+
 def main(argv: list[str]) -> int:
     charge: Charge = json.loads(argv[0])
     ended: list[int] = []
@@ -69,11 +81,12 @@ def main(argv: list[str]) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    parent = started_by(charge["parent"])
     program = os.fork()
     if program == 0:
         _be_the_program(charge, argv[1:])
     status: int | None = None
-    while status is None and not ended and os.getppid() == charge["parent"]:
+    while status is None and not ended and os.getppid() == parent:
         status = _reap(program)
         if status is None:
             _await_child(1.0)
