@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import Runnable
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
@@ -18,8 +18,8 @@ from langgraph.types import Command, Overwrite
 from megagraph.acceptance import examine, inputs_stand
 from megagraph.answers import declined
 from megagraph.asking import ask_model, reserve
-from megagraph.compaction import Past, compact_after_refusal, compact_when_full, nearly_full
-from megagraph.conversation import heard_before, no_answer, note, requests_of, said_so_far, says_something
+from megagraph.compaction import Draft, Past, past_of
+from megagraph.conversation import no_answer, note, requests_of, said_so_far, says_something
 from megagraph.errors import ModelError
 from megagraph.failures import after_bad, both, failure_at, guarded, hand_in, stay_failed, stop_branch, warn
 from megagraph.file_tools import FILE_TOOLS
@@ -41,38 +41,10 @@ TOOLBOX = Toolbox([*TEAM_TOOLS, *FILE_TOOLS, *PROGRAM_TOOLS, *HUMAN_TOOLS, *MEMO
 
 @guarded
 async def think(state: AgentState, runtime: Runtime[Organisation]) -> Command[Step]:
-    """Read the mail, ask the model, and decide what comes next. A conversation that is too long is compacted first."""
+    """Read the mail, ask the model, and decide what comes next. The answer is journalled before it is used."""
     org, spec = runtime.context, AgentSpec.load(state["spec"])
     if org.mailroom.closed(spec.name):
         return _closed(org, state)
-    past = compact_when_full(org, spec, state)
-    while True:
-        now = cast(AgentState, {**state, **(past or {})})
-        try:
-            command = await _turn(org, spec, now)
-        except ModelError as error:
-            if error.kind != "context" or not (shorter := compact_after_refusal(org, spec, now)):
-                raise
-            past = shorter
-        else:
-            return _going_on(org, state, past, command) if past else command
-
-
-def _going_on(org: Organisation, state: AgentState, past: Past, command: Command[Step]) -> Command[Step]:
-    """The turn of an agent whose conversation was compacted before it."""
-    update = cast(dict[str, Any], command.update or {})
-    if "messages" not in update:
-        # It has taken no turn.
-        return command
-    name, step = state["spec"]["name"], state.get("step", 0) + 1
-    if (name, step) not in org.journal:
-        org.emit("compacted", name, step=step, before=len(said_so_far(org, state)), after=past["compacted"])
-    messages = Overwrite([*past["messages"], *update["messages"]])
-    return Command(update={**update, **past, "messages": messages}, goto=command.goto)
-
-
-async def _turn(org: Organisation, spec: AgentSpec, state: AgentState) -> Command[Step]:
-    """One turn, up to where its answer leads. The answer is journalled before it is used."""
     mailroom, step = org.mailroom, state.get("step", 0) + 1
     mailroom.read(spec.name, state.get("seen", []))
     place, failure = mailroom.places[spec.name], failure_at(org, spec, step)
@@ -92,22 +64,37 @@ async def _turn(org: Organisation, spec: AgentSpec, state: AgentState) -> Comman
         if asked is None:
             return Command(goto="__end__")
         row = asked
-    mailroom.read(spec.name, row.letters)
+    command = await _follow(org, spec, state, row, counts, failure)
+    return command if row.shortened is None else _after(past_of(org, state, row), command)
+
+
+async def _follow(
+    org: Organisation, spec: AgentSpec, state: AgentState, row: CallRow, counts: Counts, failure: Letter | None
+) -> Command[Step]:
+    """Where an answer leads."""
+    org.mailroom.read(spec.name, row.letters)
     update: dict[str, Any] = {
         "messages": [*heard_in(row), *([answer_in(row)] if says_something(row.answer) else [])],
         "seen": list(row.letters),
-        "step": step,
+        "step": row.step,
         **({"guards": counts} if counts else {}),
     }
     if row.answer.tool_calls or row.answer.invalid_tool_calls:
         return Command(update=update, goto="act")
     if problem := no_answer(row.answer):
-        org.emit("bad_answer", spec.name, step=step, why=problem)
+        org.emit("bad_answer", spec.name, step=row.step, why=problem)
         update["messages"].append(HumanMessage(note(f"{problem[0].upper()}{problem[1:]}. Call a tool, or `finish`.")))
         return await after_bad(org, spec, state, update, problem, final=declined(row.answer) is not None)
     if failure:
-        return both(update, stay_failed(org, {**state, "step": step}, spec, failure))
+        return both(update, stay_failed(org, {**state, "step": row.step}, spec, failure))
     return await _rest(org, spec, state, update, row.answer.text)
+
+
+def _after(past: Past, command: Command[Step]) -> Command[Step]:
+    """The turn of an agent whose conversation was made shorter before it."""
+    update = cast(dict[str, Any], command.update)
+    messages = Overwrite([*past["messages"], *update["messages"]])
+    return Command(update={**update, **past, "messages": messages}, goto=command.goto)
 
 
 def _closed(org: Organisation, state: AgentState) -> Command[Step]:
@@ -146,31 +133,34 @@ async def _ask(
     letters: Sequence[Letter],
     findings: Sequence[Finding],
 ) -> CallRow | None:
-    """The answer to the next turn; None where the agent was dismissed while it waited for its call."""
+    """The answer to the next turn; None where the agent was dismissed while it waited for its call.
+
+    A conversation that is too long is made shorter first, and once more where the model does not take it.
+    """
     notes = [note(f"You go in circles: {spec.name} {x.why}. {x.advice}") for x in findings]
-    heard = [*heard_before(org, spec, state, letters), *notes, *nearly_full(org, spec, state)]
-    messages = [
-        SystemMessage(org.prompts.system(spec)),
-        *said_so_far(org, state),
-        *(HumanMessage(text) for text in heard),
-    ]
-    tools = org.outside.tokens(org.outside_of(spec.name))
-    since = 1 + state.get("compacted", 0)
-    claim = await reserve(org, spec.name, step, messages, spec.name, tools=tools, since=since)
-    if claim is None:
-        return None
-    if org.mailroom.closed(spec.name):
-        org.meter.release(claim)
-        return None
-    warn(org, spec, step, findings)
-    org.emit("thinking", spec.name, step=step)
-    ids = [letter.id for letter in letters]
-    try:
-        return await ask_model(org, claim, org.models, org.asker(spec.name), messages, heard, ids, shown_as=spec.name)
-    except Left:
-        if org.gone(spec.name):
+    draft = Draft(org, spec, state, letters, notes)
+    draft.fit(org.models.window(spec.name, org.leads(spec.name)))
+    asked = False
+    while True:
+        claim = await reserve(org, spec.name, step, draft.tokens, spec.name)
+        if claim is None:
             return None
-        raise
+        if org.mailroom.closed(spec.name):
+            org.meter.release(claim)
+            return None
+        if not asked:
+            asked = True
+            warn(org, spec, step, findings)
+            org.emit("thinking", spec.name, step=step)
+        try:
+            return await ask_model(org, claim, org.models, org.asker(spec.name), draft.sent, shown_as=spec.name)
+        except Left:
+            if org.gone(spec.name):
+                return None
+            raise
+        except ModelError as error:
+            if error.kind != "context" or not draft.shorten():
+                raise
 
 
 async def _rest(

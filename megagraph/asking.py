@@ -4,35 +4,48 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from langchain_core.messages import BaseMessage
 
-from megagraph.compaction import used
 from megagraph.conversation import fingerprint
-from megagraph.ledger import CallRow, dump_answer, load_answer
+from megagraph.events import News
+from megagraph.ledger import CallRow, Shortened, dump_answer, load_answer
 from megagraph.limits import Claim, Use
 from megagraph.models import Asker, Models
 from megagraph.organisation import Organisation
 from megagraph.questions import approve_cost
 
 
+@dataclass(frozen=True)
+class Sent:
+    """What is sent to a model, and what is kept of it with the answer."""
+
+    messages: Sequence[BaseMessage]
+    heard: Sequence[str] = ()
+    """What the agent was told since its last turn."""
+    letters: Sequence[str] = ()
+    """The ids of the letters among it."""
+    shortened: Shortened | None = None
+    news: Sequence[News] = ()
+    """Events that are written with the answer."""
+
+
 async def reserve(
     org: Organisation,
     agent: str,
     step: int,
-    messages: Sequence[BaseMessage],
+    tokens: int,
     owner: str,
-    *,
-    tools: int = 0,
-    since: int = 0,
 ) -> Claim | None:
-    """A claim for one call, counted for the branches that `owner` is in; None where it is dismissed meanwhile.
+    """A claim for one call of about so many tokens, counted for the branches that `owner` is in.
 
-    `tools` are tokens of tools that not all have, and `since` the message from which on answers tell how many the
-    conversation takes. Parks where the run stops meanwhile.
+    None where it is dismissed meanwhile. Parks where the run stops meanwhile.
     """
     branches = org.chain(owner) if org.meter.divided else ()
-    expected = _expected(org, messages, tools, since)
+    output = org.meter.usual_output
+    costs = [price.expected(tokens, output) for price in org.prices.values() if price]
+    expected = Use(1, tokens, output, max(costs, default=0.0))
     claim = None
     if await approve_cost(org, owner, expected.cost_usd):
         claim = await org.meter.reserve(agent, step, expected, branches)
@@ -46,9 +59,7 @@ async def ask_model(
     claim: Claim,
     models: Models,
     asker: Asker,
-    messages: Sequence[BaseMessage],
-    heard: Sequence[str],
-    letters: Sequence[str],
+    sent: Sent,
     *,
     shown_as: str,
 ) -> CallRow:
@@ -59,13 +70,14 @@ async def ask_model(
 
     started = time.time()
     try:
-        answer = await models.ask(asker, messages, retrying, org.call_config(claim.agent, claim.step))
+        config = org.call_config(claim.agent, claim.step)
+        answer = await models.ask(asker, sent.messages, retrying, config, tokens=claim.expected.input_tokens)
     except BaseException:
         org.meter.release(claim)
         raise
     # As it will be read from the journal, without what only its provider has a use for.
     kept = load_answer(dump_answer(answer.message))
-    row = CallRow(claim.agent, claim.step, tuple(heard), tuple(letters), kept)
+    row = CallRow(claim.agent, claim.step, tuple(sent.heard), tuple(sent.letters), kept, sent.shortened)
     usage = answer.message.usage_metadata
     tokens = (usage["input_tokens"], usage["output_tokens"]) if usage else (0, 0)
     cached = (usage.get("input_token_details") or {}).get("cache_read", 0) if usage else 0
@@ -87,23 +99,15 @@ async def ask_model(
         started=started,
         seconds=answer.seconds,
         model=answer.model,
-        request=fingerprint(messages),
+        request=fingerprint(sent.messages),
         retries=answer.retries,
         cost=cost,
     )
     try:
-        await org.ledger.database.write(journalled, org.ledger.event(thought, whole=shown_as != claim.agent))
+        told = org.ledger.event(thought, whole=shown_as != claim.agent)
+        await org.ledger.database.write(journalled, *org.event_rows(sent.news), told)
     finally:
         # Paid it is, kept or not; and a call that is never settled would keep its place from all others.
         org.meter.settle(claim, Use(1, *tokens, cost or 0.0))
     org.called(answer.seconds)
     return row
-
-
-def _expected(org: Organisation, messages: Sequence[BaseMessage], tools: int, since: int) -> Use:
-    """About what a call will use: what the last one did, and what has come since."""
-    known, more = used(messages, since)
-    tokens = more + (org.meter.overhead + tools if known is None else known)
-    output = org.meter.usual_output
-    costs = [price.expected(tokens, output) for price in org.prices.values() if price]
-    return Use(1, tokens, output, max(costs, default=0.0))

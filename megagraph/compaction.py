@@ -1,27 +1,36 @@
 """A conversation that gets too long for its model goes on as a short one: of old turns a line each is left.
 
 No model is asked, and nothing is lost: the turns stay in the ledger, where `recall` finds them. What an agent has to
-keep in mind is its task, its open points and its team; these stay as they are.
+keep in mind is its task, its open points and its team; these stay as they are. How a conversation was made shorter
+is kept with the call that it was made shorter for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, TypedDict
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypedDict
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 
-from megagraph.conversation import in_short, note, said_so_far
+from megagraph.asking import Sent
+from megagraph.conversation import evenly, heard_before, note, said_so_far
+from megagraph.events import News
+from megagraph.ledger import CallRow, Shortened
+from megagraph.messages import earlier_in
 from megagraph.organisation import Organisation
-from megagraph.specs import LETTER, AgentSpec
+from megagraph.specs import AgentSpec, Letter, in_short, letters_in
 from megagraph.state import AgentState
+from megagraph.tokens import CHARACTERS, counted, density, weigh
 
 FULL = 0.8
-"""The part of a model's window that a conversation may take before it is compacted. The rest is for what comes next."""
+"""The part of a model's window that a call may take before it is made shorter. The rest is for what comes next."""
 NEARLY = 0.7
-"""The part at which its agent is told to write down what it must not forget."""
+"""The part at which an agent is told to write down what it must not forget."""
 TURNS = 0.4
-"""Of what a full conversation may take, the part that is left to its last turns."""
+"""Of what a full conversation may take beside its task, the part that is left to its last turns."""
+LETTERS = 0.2
+"""The part that the letters may take which are handed over before the turn."""
 EARLIER = 0.1
 """The part that the lines of earlier turns may take."""
 
@@ -34,7 +43,7 @@ _LESS = "What was before is not listed."
 _LINE = 300
 _PART = 120
 _LEAST = 500
-"""Characters that are left of the result of a call, if not all of its turn can be kept."""
+"""Characters that are left of a message, if not all of the last turn can be kept."""
 
 _WRITE_DOWN = note(
     "Your conversation is getting long. Soon only its last turns will be left whole, and a line of each turn before."
@@ -43,91 +52,128 @@ _WRITE_DOWN = note(
 
 
 class Past(TypedDict):
-    """What is otherwise in the state of an agent whose conversation was compacted."""
+    """What is otherwise in the state of an agent whose conversation was made shorter."""
 
     messages: list[BaseMessage]
     before: int
     compacted: int
 
 
-def used(messages: Sequence[BaseMessage], since: int = 0) -> tuple[int | None, int]:
-    """The tokens of the last model call, its answer included, and about how many have come since.
+class Draft:
+    """What an agent is about to send: all that was said, and what it hears before its turn. It can be made shorter."""
 
-    Answers before the message `since` do not say what a call takes now. None and the tokens of all messages where
-    no answer says it.
-    """
-    more = 0
-    for i in range(len(messages) - 1, -1, -1):
-        message = messages[i]
-        if i >= since and isinstance(message, AIMessage) and (usage := message.usage_metadata):
-            return usage["input_tokens"] + usage["output_tokens"], more
-        more += weight(message)
-    return None, more
+    def __init__(
+        self, org: Organisation, spec: AgentSpec, state: AgentState, letters: Sequence[Letter], notes: Sequence[str]
+    ) -> None:
+        self.shortened: Shortened | None = None
+        self.heard: list[str] = []
+        self.messages: list[BaseMessage] = []
+        self._org, self._spec, self._state, self._letters, self._notes = org, spec, state, letters, notes
+        self._system = SystemMessage(org.prompts.system(spec))
+        self._said, self._since = said_so_far(org, state), state.get("compacted", 0)
+        self._beside = org.meter.overhead + org.outside.tokens(org.outside_of(spec.name))
+        self._dense = 1.0
+        self._write(math.inf)
+
+    @property
+    def tokens(self) -> int:
+        """About how many tokens the call takes."""
+        known, more = (None, weigh(self.messages)) if self.shortened else counted(self.messages, 1 + self._since)
+        return int(self._dense * (self._beside + more)) if known is None else known + int(self._dense * more)
+
+    def fit(self, window: float) -> None:
+        """Make it shorter where it is too long for a model; tell its agent before, once, that this will be done."""
+        known, more = counted(self.messages, 1 + self._since)
+        if (known or self._beside) + CHARACTERS * more <= NEARLY * window:
+            # Not even if each character were a token; to look how dense it is takes longer.
+            return
+        self._look_how_dense()
+        if self.tokens > FULL * window:
+            self._shorten(window)
+        elif self.tokens > NEARLY * window and not self._told():
+            self.heard.append(_WRITE_DOWN)
+            self.messages.append(HumanMessage(_WRITE_DOWN))
+
+    @property
+    def sent(self) -> Sent:
+        """What is sent, as it is now."""
+        letters = [letter.id for letter in self._letters]
+        if self.shortened is None:
+            return Sent(self.messages, self.heard, letters)
+        step, after = self._state.get("step", 0) + 1, len(self.messages) - 1 - len(self.heard)
+        news = News("compacted", self._spec.name, {"step": step, "before": len(self._said), "after": after})
+        return Sent(self.messages, self.heard, letters, self.shortened, [news])
+
+    def shorten(self) -> bool:
+        """Make it shorter than it is, since the model takes less; whether that could be done."""
+        self._look_how_dense()
+        before = self.tokens
+        self._shorten(before)
+        return self.tokens < before
+
+    def _look_how_dense(self) -> None:
+        self._dense = density([self._system, *self._said], self._beside, 1 + self._since)
+
+    def _told(self) -> bool:
+        since = self._said[self._since :]
+        return any(isinstance(message, HumanMessage) and message.text == _WRITE_DOWN for message in since)
+
+    def _shorten(self, window: float) -> None:
+        """First letters are cut that are long for this window; where that is not enough, turns are put away."""
+        most = FULL * window / self._dense - self._beside - weigh([self._system])
+        room = max(0, int(most - weigh(task_of(self._said))))
+        self._write(LETTERS * room)
+        if self.shortened is not None or self.tokens > FULL * window:
+            self.shortened = _shorter(self._said, room, _standing(self._org, self._spec, self._state))
+            self._write(LETTERS * room)
+
+    def _write(self, room: float) -> None:
+        heard = heard_before(self._org, self._spec, self._state, self._letters, CHARACTERS * room)
+        self.heard = [*heard, *self._notes]
+        said = self._said if self.shortened is None else _shortened(self._said, self.shortened)
+        self.messages = [self._system, *said, *(HumanMessage(text) for text in self.heard)]
 
 
-def weight(message: BaseMessage) -> int:
-    """About how many tokens a message takes: four characters are one."""
-    characters = len(message.text)
-    if isinstance(message, AIMessage):
-        characters += sum(len(call["name"] or "") + len(str(call["args"])) for call in _calls(message))
-    return characters // 4
-
-
-def compact_when_full(org: Organisation, spec: AgentSpec, state: AgentState) -> Past | None:
-    """What the agent goes on with where its conversation is too long for its model; None where it is not.
-
-    It follows from the state alone, so that an agent that is resumed goes on with the same.
-    """
-    window = org.models.window(spec.name, org.leads(spec.name))
-    return _compact(org, spec, state, window) if _taken(org, state) > FULL * window else None
-
-
-def compact_after_refusal(org: Organisation, spec: AgentSpec, state: AgentState) -> Past | None:
-    """What the agent goes on with after the model has refused its conversation as too long; None if it must not.
-
-    Others with this model are compacted in time from now on.
-    """
-    taken = _taken(org, state)
-    past = _compact(org, spec, state, taken)
-    if past is not None:
-        org.models.narrow(spec.name, org.leads(spec.name), taken)
-    return past
-
-
-def nearly_full(org: Organisation, spec: AgentSpec, state: AgentState) -> list[str]:
-    """What an agent is told, once, before its conversation is compacted."""
-    if _taken(org, state) <= NEARLY * org.models.window(spec.name, org.leads(spec.name)):
-        return []
-    since = said_so_far(org, state)[state.get("compacted", 0) :]
-    told = any(isinstance(message, HumanMessage) and message.text == _WRITE_DOWN for message in since)
-    return [] if told else [_WRITE_DOWN]
-
-
-def _taken(org: Organisation, state: AgentState) -> int:
-    known, more = used(said_so_far(org, state), state.get("compacted", 0))
-    return (org.meter.overhead if known is None else known) + more
-
-
-def _compact(org: Organisation, spec: AgentSpec, state: AgentState, window: float) -> Past | None:
-    """The task, a line of each old turn, and the last turns whole. None where nothing would become shorter."""
-    said = said_so_far(org, state)
-    task, lines, turns = _parts(said)
-    room = int(FULL * window) - org.meter.overhead - sum(map(weight, task))
-    kept = _last(turns, int(TURNS * room))
-    old, new = turns[: len(turns) - len(kept)], [message for turn in kept for message in turn]
-    last = _cut(kept[-1], int((1 - EARLIER) * room)) if kept else []
-    if not old and (not kept or last == kept[-1]):
-        return None
-    new[len(new) - len(last) :] = last
-    lines += [line for turn in old for line in _in_lines(turn)]
-    text = _told(lines, max(_LINE, int(4 * EARLIER * room)), _standing(org, spec, state))
-    earlier = HumanMessage(text, id=f"{spec.name}/{state.get('step', 0)}/earlier")
-    messages = [*task, earlier, *new]
+def past_of(org: Organisation, state: AgentState, row: CallRow) -> Past:
+    """What an agent goes on with whose conversation was made shorter before this call."""
+    assert row.shortened is not None
+    messages = _shortened(said_so_far(org, state), row.shortened, earlier_in(row))
     return Past(messages=messages, before=0, compacted=len(messages))
 
 
+def task_of(said: Sequence[BaseMessage]) -> list[BaseMessage]:
+    """What an agent was told at first."""
+    return _parts(said)[0]
+
+
+def _shorter(said: Sequence[BaseMessage], room: int, standing: Sequence[str]) -> Shortened | None:
+    """The last turns that there is room for, and a line of each before. None where nothing would become shorter.
+
+    `room` is for tokens beside the task.
+    """
+    _, lines, turns = _parts(said)
+    kept = _last(turns, int(TURNS * room))
+    last = kept[-1] if kept else []
+    longest = _longest(last, int((1 - LETTERS - EARLIER) * room))
+    old = turns[: len(turns) - len(kept)]
+    if not old and longest is None:
+        return None
+    lines += [line for turn in old for line in _in_lines(turn)]
+    earlier = _told(lines, max(_LINE, int(CHARACTERS * EARLIER * room)), standing)
+    return Shortened(earlier, sum(map(len, kept)), longest)
+
+
+def _shortened(said: Sequence[BaseMessage], how: Shortened, earlier: HumanMessage | None = None) -> list[BaseMessage]:
+    """The task, what is told of earlier turns, and the last ones."""
+    messages = list(said[len(said) - how.kept :])
+    if how.longest is not None:
+        last = next(i for i in range(len(messages) - 1, -1, -1) if isinstance(messages[i], AIMessage))
+        messages[last:] = [_cut(message, how.longest) for message in messages[last:]]
+    return [*task_of(said), earlier or HumanMessage(how.earlier), *messages]
+
+
 def _parts(said: Sequence[BaseMessage]) -> tuple[list[BaseMessage], list[str], list[list[BaseMessage]]]:
-    """What the agent was told at first, the lines of what was compacted before, and its turns since.
+    """What the agent was told at first, the lines of what was put away before, and its turns since.
 
     A turn is an answer, what its calls came to, and what was heard after it.
     """
@@ -150,30 +196,28 @@ def _last(turns: Sequence[list[BaseMessage]], room: int) -> list[list[BaseMessag
     """The last turn, and those before it that there is room for."""
     first, taken = len(turns), 0
     while first:
-        taken += sum(map(weight, turns[first - 1]))
+        taken += weigh(turns[first - 1])
         if taken > room and first < len(turns):
             break
         first -= 1
     return list(turns[first:])
 
 
-def _cut(turn: list[BaseMessage], room: int) -> list[BaseMessage]:
-    """The turn with the longest results cut until there is room for it, as far as that helps."""
-    results = sorted((len(m.text) for m in turn if isinstance(m, ToolMessage)), reverse=True)
-    over = sum(map(weight, turn)) * 4 - room * 4
-    most = results[0] if results else 0
-    for n, _ in enumerate(results, 1):
-        # The n longest are cut to the same length.
-        most = (sum(results[:n]) - max(0, over)) // n
-        if n == len(results) or most >= results[n]:
-            break
-    most = max(most, _LEAST)
-    return [_shortened(m, most) if isinstance(m, ToolMessage) and len(m.text) > most else m for m in turn]
+def _longest(turn: Sequence[BaseMessage], room: int) -> int | None:
+    """How long a message after the turn's answer may be for there to be room for all; None where there is."""
+    lengths = [len(message.text) for message in turn[1:]]
+    if weigh(turn) <= room or not lengths:
+        return None
+    most = max(_LEAST, evenly(lengths, CHARACTERS * (room - weigh(turn[:1]))))
+    return int(most) if most < max(lengths) else None
 
 
-def _shortened(result: ToolMessage, most: int) -> ToolMessage:
-    text = f"{result.text[:most]}\n(cut: there was no room for all {len(result.text):,} characters)"
-    return result if len(text) >= len(result.text) else result.model_copy(update={"content": text})
+def _cut(message: BaseMessage, most: int) -> BaseMessage:
+    text = message.text
+    if isinstance(message, AIMessage) or len(text) <= most:
+        return message
+    less = f"{text[:most]}\n(cut: there was no room for all {len(text):,} characters)"
+    return message if len(less) >= len(text) else message.model_copy(update={"content": less})
 
 
 def _in_lines(turn: Sequence[BaseMessage]) -> Iterator[str]:
@@ -182,14 +226,14 @@ def _in_lines(turn: Sequence[BaseMessage]) -> Iterator[str]:
     assert isinstance(answer, AIMessage)
     results = {message.tool_call_id: message.text for message in rest if isinstance(message, ToolMessage)}
     done = [_flat(answer.text, _PART)] if answer.text.strip() else []
-    for call in _calls(answer):
+    for call in (*answer.tool_calls, *answer.invalid_tool_calls):
         what = f"{call['name']} {_flat(str(call['args']), _PART)}"
         done.append(f"{what} → {_flat(results.get(call['id'] or '', ''), _PART)}")
     step = _step(rest)
     yield f"- {f'step {step}: ' if step else ''}{'; '.join(done)}"[:_LINE]
     for message in rest:
         if isinstance(message, HumanMessage):
-            yield from (in_short(sender, kind, text) for sender, kind, text in LETTER.findall(message.text))
+            yield from (in_short(*letter) for letter in letters_in(message.text))
 
 
 def _step(rest: Sequence[BaseMessage]) -> int | None:
@@ -203,7 +247,7 @@ def _step(rest: Sequence[BaseMessage]) -> int | None:
     return None
 
 
-def _told(lines: Sequence[str], most: int, standing: Sequence[str]) -> str:
+def _told(lines: Sequence[str], most: int, standing: Iterable[str]) -> str:
     """The lines as the agent reads them, the last ones if there are more characters than `most`."""
     first, taken = len(lines), 0
     while first and taken + len(lines[first - 1]) < most:
@@ -223,10 +267,6 @@ def _standing(org: Organisation, spec: AgentSpec, state: AgentState) -> list[str
         each = (f"{name}{' (has reported)' if places[name].report else ''}" for name in team)
         lines.append(f"Your team: {', '.join(each)}")
     return [_flat(line, 2000) for line in lines]
-
-
-def _calls(answer: AIMessage) -> list[Any]:
-    return [*answer.tool_calls, *answer.invalid_tool_calls]
 
 
 def _flat(text: str, most: int) -> str:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from langchain_core.messages import AIMessage, BaseMessage
 
 from megagraph.answers import cut, declined
 from megagraph.organisation import Organisation
-from megagraph.specs import AgentSpec, Letter
+from megagraph.specs import AgentSpec, Letter, in_short
 from megagraph.state import AgentState
 from megagraph.turns import Request
 
 MAX_UNREAD = 12
 """Letters handed over whole in one turn; of more, the rest is folded into a digest."""
+
+_LEAST = 500
+"""Characters that are left of a letter for which there is no room."""
 
 CUT = "the answer was cut at the output limit; write less in one turn"
 
@@ -25,10 +30,12 @@ def said_so_far(org: Organisation, state: AgentState) -> list[BaseMessage]:
     return [*org.before[state["spec"]["name"]][:before], *own] if before else list(own)
 
 
-def heard_before(org: Organisation, spec: AgentSpec, state: AgentState, letters: Sequence[Letter]) -> list[str]:
-    """What the agent hears before its next turn."""
+def heard_before(
+    org: Organisation, spec: AgentSpec, state: AgentState, letters: Sequence[Letter], room: float = math.inf
+) -> list[str]:
+    """What the agent hears before its next turn, with about `room` characters of letters."""
     task = [] if state.get("messages") or state.get("before") else [_task(org, spec)]
-    return [*task, _mail(letters)] if letters else task
+    return [*task, _mail(letters, room)] if letters else task
 
 
 def _task(org: Organisation, spec: AgentSpec) -> str:
@@ -38,10 +45,11 @@ def _task(org: Organisation, spec: AgentSpec) -> str:
     return org.prompts.task(spec, org.goal, mates, inputs)
 
 
-def _mail(letters: Sequence[Letter]) -> str:
-    """The letters as the agent reads them. Of very many, the oldest are folded to a line each."""
+def _mail(letters: Sequence[Letter], room: float) -> str:
+    """The letters as the agent reads them. Of very many, the oldest are folded to a line each; long ones are cut."""
     folded, whole = letters[:-MAX_UNREAD], letters[-MAX_UNREAD:]
-    parts = [letter.render() for letter in whole]
+    most = max(_LEAST, evenly([len(letter.text) for letter in whole], room))
+    parts = [(letter if len(letter.text) <= most else _cut(letter, int(most))).render() for letter in whole]
     if folded:
         lines = [in_short(x.sender, x.kind, x.text) for x in folded]
         head = f"({len(folded)} older letters, in short; `read_letters` shows them whole:)"
@@ -49,9 +57,22 @@ def _mail(letters: Sequence[Letter]) -> str:
     return "\n".join(parts)
 
 
-def in_short(sender: str, kind: str, text: str) -> str:
-    """A letter as one line."""
-    return f"- {sender} ({kind}): {' '.join(text.split())[:160]}"
+def _cut(letter: Letter, most: int) -> Letter:
+    text = f"{letter.text[:most]}\n(cut after {most:,} of {len(letter.text):,} characters; `read_letters` shows all)"
+    return replace(letter, text=text)
+
+
+def evenly(lengths: Sequence[int], room: float) -> float:
+    """To what length the longest of these have to be cut for all to have room together."""
+    over, down = sum(lengths) - room, sorted(lengths, reverse=True)
+    if over <= 0:
+        return math.inf
+    for n in range(1, len(down) + 1):
+        # The n longest are cut to the same length.
+        most = (sum(down[:n]) - over) / n
+        if n == len(down) or most >= down[n]:
+            return max(0.0, most)
+    return 0.0
 
 
 def note(text: str) -> str:

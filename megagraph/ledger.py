@@ -12,7 +12,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from langchain_core.messages import AIMessage
@@ -52,6 +52,18 @@ LEFT JOIN calls c ON (e.kind = 'thought' OR e.kind = 'tool_started' AND t.run IS
 
 
 @dataclass(frozen=True)
+class Shortened:
+    """How a conversation was made shorter before a call (`compaction.py`)."""
+
+    earlier: str
+    """What is told of the turns that were put away."""
+    kept: int
+    """Messages at its end that were left."""
+    longest: int | None = None
+    """Characters that were left of what came of the last turn, of each message; None: all."""
+
+
+@dataclass(frozen=True)
 class CallRow:
     """One answered model call: what the agent heard just before it, and the answer."""
 
@@ -60,6 +72,8 @@ class CallRow:
     heard: tuple[str, ...]
     letters: tuple[str, ...]
     answer: AIMessage
+    shortened: Shortened | None = None
+    """What was done to the conversation before it was sent."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +195,8 @@ class Ledger:
         details = (usage.get("input_token_details") or {}) if usage else {}
         return (
             "INSERT INTO calls (run, agent, step, started, seconds, model, request, heard, letters, answer,"
-            " input_tokens, output_tokens, cached_tokens, retries, cost) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            " input_tokens, output_tokens, cached_tokens, retries, cost, shortened)"
+            " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
                 self.run,
                 row.agent,
@@ -198,6 +213,7 @@ class Ledger:
                 details.get("cache_read", 0),
                 retries,
                 cost,
+                to_json(asdict(row.shortened)).decode() if row.shortened else None,
             ),
         )
 
@@ -213,7 +229,7 @@ class Ledger:
     def call_at(self, agent: str, step: int) -> CallRow:
         """`answered`, for a thread. Raises `IndexError` where there is no such call."""
         row = self.database.read(
-            "SELECT heard, letters, answer FROM calls WHERE run = ? AND agent = ? AND step = ?",
+            "SELECT heard, letters, answer, shortened FROM calls WHERE run = ? AND agent = ? AND step = ?",
             (self.run, agent, step),
         )[0]
         return _call(agent, step, row)
@@ -256,8 +272,8 @@ class Ledger:
         ):
             done.setdefault(row["step"], []).append((row["tool"], row["args"], row["result"]))
         calls = self.database.read(
-            "SELECT step, heard, letters, answer FROM calls WHERE run = ? AND agent = ? AND step BETWEEN ? AND ?"
-            " ORDER BY step",
+            "SELECT step, heard, letters, answer, shortened FROM calls"
+            " WHERE run = ? AND agent = ? AND step BETWEEN ? AND ? ORDER BY step",
             of,
         )
         return [(_call(agent, row["step"], row), done.get(row["step"], [])) for row in calls]
@@ -594,6 +610,16 @@ def load_answer(data: Mapping[str, Any]) -> AIMessage:
     )
 
 
+def load_shortened(stored: str | None) -> Shortened | None:
+    """What a row says of a conversation that was made shorter. Raises `ValueError` where it cannot be that."""
+    if stored is None:
+        return None
+    match json.loads(stored):
+        case {"earlier": str(earlier), "kept": int(kept), "longest": int() | None as longest}:
+            return Shortened(earlier, kept, longest)
+    raise ValueError("a conversation was made shorter in no way that is known")
+
+
 def _call(agent: str, step: int, row: sqlite3.Row) -> CallRow:
     return CallRow(
         agent,
@@ -601,6 +627,7 @@ def _call(agent: str, step: int, row: sqlite3.Row) -> CallRow:
         tuple(json.loads(row["heard"])),
         tuple(json.loads(row["letters"])),
         load_answer(json.loads(row["answer"])),
+        load_shortened(row["shortened"]),
     )
 
 

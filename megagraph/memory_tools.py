@@ -18,12 +18,12 @@ class Recall(Args):
 
     words: str = Field(default="", max_length=500)
     first_step: int = Field(default=1, ge=1)
-    last_step: int | None = None
+    last_step: int | None = Field(default=None, ge=1)
 
 
 async def recall(caller: Caller, args: Recall, effect: str) -> Result:
-    last = min(args.last_step or caller.step, caller.step) - (args.last_step is None)
-    turns = await asyncio.to_thread(caller.org.ledger.turns, caller.spec.name, args.first_step, last)
+    first, last = min(args.first_step, caller.step), min(args.last_step or caller.step, caller.step - 1)
+    turns = await asyncio.to_thread(caller.org.ledger.turns, caller.spec.name, first, last)
     words = args.words.casefold().split()
     found = [text for turn in turns if all(word in (text := _shown(*turn)).casefold() for word in words)]
     shown: list[str] = []
@@ -43,7 +43,8 @@ async def recall(caller: Caller, args: Recall, effect: str) -> Result:
 def _shown(call: CallRow, done: list[tuple[str, str, str]]) -> str:
     """A turn as the agent reads it: what it had heard, what it said and did, and what came of it."""
     parts = [f"Step {call.step}", *call.heard, f"You: {call.answer.text.strip()}" if call.answer.text.strip() else ""]
-    parts += [f"{tool} {args} → {result}" for tool, args, result in done]
+    # What was recalled stands where it was said, and is not found once more.
+    parts += [f"{tool} {args} → {result}" for tool, args, result in done if tool != "recall"]
     return "\n".join(filter(None, parts))
 
 

@@ -18,10 +18,10 @@ from langgraph.types import Overwrite
 from megagraph.errors import HomeError
 from megagraph.ledger import CallRow, Ledger, ToolRow
 
-Kind: TypeAlias = Literal["@heard", "@answer", "@result"]
+Kind: TypeAlias = Literal["@earlier", "@heard", "@answer", "@result"]
 M = TypeVar("M", bound=BaseMessage)
 
-_MARKS = [["@heard"], ["@answer"], ["@result"]]
+_MARKS = [["@earlier"], ["@heard"], ["@answer"], ["@result"]]
 
 _TALKS = ("messages",)
 _WITH_TALKS = ("lead", "desk", "__start__")
@@ -50,6 +50,11 @@ class _Known(weakref.ref[BaseMessage]):
 
 _KNOWN: dict[int, _Known] = {}
 """These messages by their identity."""
+
+
+def earlier_in(row: CallRow) -> HumanMessage:
+    """What an agent was told of the turns that were put away before an answer that is durable."""
+    return _known(_earlier(row), Place("@earlier", row.agent, row.step))
 
 
 def heard_in(row: CallRow) -> list[HumanMessage]:
@@ -81,6 +86,12 @@ def recalled(channel: str, value: Any, ledger: Ledger) -> Any:
         return _recall(Place(*item), ledger, calls) if isinstance(item, list) and item[:1] in _MARKS else item
 
     return _each(channel, value, message)
+
+
+def _earlier(row: CallRow) -> HumanMessage:
+    if row.shortened is None:
+        raise LookupError("the conversation was not made shorter")
+    return HumanMessage(row.shortened.earlier, id=f"{row.agent}/{row.step}/earlier")
 
 
 def _heard(row: CallRow, index: int) -> HumanMessage:
@@ -140,7 +151,13 @@ def _recall(place: Place, ledger: Ledger, calls: dict[tuple[str, int], CallRow])
             return _result(ledger.result(*key, place.number), place.call)
         if key not in calls:
             calls[key] = ledger.call_at(*key)
-        return _heard(calls[key], place.number) if place.kind == "@heard" else _answer(calls[key])
+        match place.kind:
+            case "@earlier":
+                return _earlier(calls[key])
+            case "@heard":
+                return _heard(calls[key], place.number)
+            case "@answer":
+                return _answer(calls[key])
     except (LookupError, ValueError) as error:
         raise HomeError(
             f"a checkpoint names what {place.agent} heard or did at step {place.step}, which is not there.",

@@ -393,6 +393,11 @@ def _numbered_runs(db: Tables) -> None:
     db.conn.execute("PRAGMA legacy_alter_table=OFF")
 
 
+def _shortened_conversations(db: Tables) -> None:
+    """How a conversation was made shorter before a call, where it had become too long for its model."""
+    db.conn.execute("ALTER TABLE calls ADD COLUMN shortened TEXT")
+
+
 Migration: TypeAlias = "Callable[[Tables], None]"
 
 MIGRATIONS: tuple[Migration, ...] = (
@@ -408,6 +413,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     _short_ids,
     _no_index_of_recipients,
     _numbered_runs,
+    _shortened_conversations,
 )
 
 

@@ -308,6 +308,8 @@ class Model:
         """Tokens of a call beyond its messages: the tools, the answer. Learned from what was answered."""
         self.window = choice.context or _window_of(self._chat)
         """Tokens that a call may have."""
+        self.too_long: dict[str, int] = {}
+        """By agent: the tokens of a call that the model took for too long, until it takes a shorter one."""
         self.out: ModelError | None = None
         """Why it is not asked any more."""
         self._left: Exception | None = None
@@ -375,6 +377,12 @@ class Model:
         self.gate.answered(ticket, tokens)
         return message
 
+    def takes(self, name: str, tokens: int) -> None:
+        """Note that an agent's call with about so many tokens was answered."""
+        refused = self.too_long.pop(name, None)
+        if refused is not None and tokens < refused:
+            self.window = min(self.window, refused)
+
     def leave(self, error: Exception) -> None:
         self._left = error
         self._line.leave(error)
@@ -406,9 +414,18 @@ class Models:
         self._dismissed: set[str] = set()
 
     async def ask(
-        self, asker: Asker, messages: Sequence[BaseMessage], retrying: Retry, config: RunnableConfig | None = None
+        self,
+        asker: Asker,
+        messages: Sequence[BaseMessage],
+        retrying: Retry,
+        config: RunnableConfig | None = None,
+        *,
+        tokens: int = 0,
     ) -> Answer:
         """The answer of the model that is this agent's by the rules, or of one that stands in for it.
+
+        `tokens` is about how many the call takes: what is refused as too long, and answered where it is shorter, tells
+        how many the model takes.
 
         Raises `ModelError` where all of them have failed for good, and `Left` where the run stops meanwhile or
         the agent is dismissed.
@@ -423,9 +440,13 @@ class Models:
                 failed = failed or model.out
                 continue
             try:
-                return await model.ask(asker, messages, retrying, config)
+                answer = await model.ask(asker, messages, retrying, config)
+                model.takes(asker.name, tokens)
+                return answer
             except ModelError as error:
                 failed = failed or error
+                if error.kind == "context":
+                    model.too_long[asker.name] = tokens
                 if error.everyone:
                     model.out = error
                 if rest := [other.choice.label for other in chain[i + 1 :] if other.out is None]:
@@ -436,11 +457,6 @@ class Models:
     def window(self, name: str, leads: bool) -> float:
         """The tokens that a call of this agent may have, by all the models that may answer it."""
         return min(model.window for model in self._of(name, leads))
-
-    def narrow(self, name: str, leads: bool, tokens: int) -> None:
-        """Note that a model of this agent takes no call with more tokens than these."""
-        for model in self._of(name, leads):
-            model.window = min(model.window, tokens)
 
     def _of(self, name: str, leads: bool) -> list[Model]:
         return [self._opened(model) for model in self.choice.rules.chain(name, leads=leads)]

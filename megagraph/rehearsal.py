@@ -41,7 +41,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import Runnable
 
 from megagraph.errors import UsageError
-from megagraph.specs import LETTER
+from megagraph.specs import letters_in
 from megagraph.tracing import wants_tokens
 
 FAULT_PREFIX = "fault_"
@@ -52,7 +52,6 @@ _PIECE = 16
 
 _EARLIER = "<earlier>"
 _NAME = re.compile(r"Your name is `([a-z0-9_]+)`")
-_FOLDED = re.compile(r"^- (\w+) \((message|report|failure|notice)\): (.*)$", re.M)
 
 
 @dataclass(frozen=True)
@@ -323,7 +322,7 @@ def _heard(messages: Sequence[BaseMessage]) -> Heard:
     mail = "\n".join(m.text for m in messages if isinstance(m, HumanMessage))
     return Heard(
         results=tuple(m.text for m in messages if isinstance(m, ToolMessage)),
-        letters=(*_FOLDED.findall(LETTER.sub("", mail)), *LETTER.findall(mail)),
+        letters=tuple(letters_in(mail)),
         text="\n".join(texts),
     )
 

@@ -15,7 +15,7 @@ from typing import Any
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from pydantic import Field, ValidationError
 
-from megagraph.asking import ask_model, reserve
+from megagraph.asking import Sent, ask_model, reserve
 from megagraph.checks import ReviewCheck
 from megagraph.conversation import note, requests_of, says_something
 from megagraph.errors import BranchStopped, LimitReached, ModelError, ToolError
@@ -28,6 +28,7 @@ from megagraph.organisation import Organisation
 from megagraph.program_tools import RunProgram
 from megagraph.prompts import ToolText
 from megagraph.specs import BOSS
+from megagraph.tokens import counted
 from megagraph.tools import Args, Result, Tool
 from megagraph.turns import Request
 
@@ -159,12 +160,13 @@ async def _turn(of: _Review, step: int, messages: Sequence[BaseMessage], heard: 
     if (of.name, step) in org.journal:
         return await org.ledger.answered(of.name, step)
     lead = org.spec(of.agent).lead or BOSS
-    claim = await reserve(org, of.name, step, messages, of.agent)
+    known, more = counted(messages)
+    claim = await reserve(org, of.name, step, (org.meter.overhead if known is None else known) + more, of.agent)
     if claim is None:
         raise BranchStopped("the work it reviews is over")
-    texts = [heard] if heard else []
+    sent = Sent(messages, [heard] if heard else [])
     asker = replace(org.asker(lead), outside=())
-    return await ask_model(org, claim, org.reviewers, asker, messages, texts, (), shown_as=of.agent)
+    return await ask_model(org, claim, org.reviewers, asker, sent, shown_as=of.agent)
 
 
 async def _look(of: _Review, step: int, request: Request) -> ToolRow:

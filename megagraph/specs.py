@@ -108,8 +108,8 @@ class Report:
         return "\n".join(lines)
 
 
-LETTER = re.compile(r'<letter from="([^"]*)" kind="([^"]*)">\n(.*?)\n</letter>', re.S)
-"""Sender, kind and text of a letter as its reader sees it."""
+_LETTER = re.compile(r'<letter from="([^"]*)" kind="([^"]*)">\n(.*?)\n</letter>', re.S)
+_FOLDED = re.compile(r"^- (\w+) \((message|report|failure|notice|aside)\): (.*)$", re.M)
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,16 @@ class Letter:
         """The letter as its reader sees it. The text cannot close the letter or forge another."""
         body = re.sub(r"<(/?letter)", r"‹\1", self.text)
         return f'<letter from="{self.sender}" kind="{self.kind}">\n{body}\n</letter>'
+
+
+def in_short(sender: str, kind: str, text: str) -> str:
+    """A letter as one line."""
+    return f"- {sender} ({kind}): {' '.join(text.split())[:160]}"
+
+
+def letters_in(text: str) -> list[tuple[str, str, str]]:
+    """(sender, kind, text) of each letter in what somebody has heard, of the folded ones their line."""
+    return [*_FOLDED.findall(_LETTER.sub("", text)), *_LETTER.findall(text)]
 
 
 @dataclass(frozen=True)

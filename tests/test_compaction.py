@@ -4,18 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.tools import tool
 
-from megagraph import Limits, MegaGraph, Run
-from megagraph.compaction import FULL, _cut, _in_lines, weight
+from megagraph import Limits, MegaGraph, Run, agent
+from megagraph.compaction import FULL, _in_lines, _longest, _shortened
+from megagraph.ledger import Shortened
 from megagraph.packing import unpack
-from megagraph.rehearsal import Brief, Script, Turn, call, finish, read_file, recruit, talk, wait_for, write_file
+from megagraph.rehearsal import (
+    Brief,
+    RehearsalModel,
+    Script,
+    Turn,
+    call,
+    finish,
+    read_file,
+    recruit,
+    talk,
+    wait_for,
+    write_file,
+)
+from megagraph.tokens import weigh
 from tests.campaign import run_campaign
 from tests.model_server import ModelServer, Reply, _Exchange
 from tests.scripts import Play
@@ -53,6 +72,8 @@ class SmallServer(StrictServer):
 
     most: int = 10**9
     refused: int = 0
+    sent: list[list[dict[str, Any]]] = field(default_factory=list)
+    """The messages of each call that was answered."""
 
     async def _whole(self, ex: _Exchange, reply: Reply) -> web.StreamResponse:
         assert ex.usage is not None
@@ -60,6 +81,7 @@ class SmallServer(StrictServer):
             self.refused += 1
             text = f"This model's maximum context length is {self.most} tokens."
             return self._refuse(ex, 400, text, "context_length_exceeded")
+        self.sent.append(ex.body["messages"])
         return await super()._whole(ex, reply)
 
 
@@ -299,6 +321,171 @@ def test_a_part_that_is_replayed_says_that_it_cannot_go_on_without_its_beginning
     asyncio.run(work())
 
 
+# --- what is refused -------------------------------------------------------------------------------------------
+
+LONG_REPORT = "It is a long story. " * 5_000
+
+
+def hears(brief: Brief) -> Play:
+    heard = yield recruit({"name": "reporter", "role": "reporter", "instructions": "Tell."})
+    reports = yield from wait_for(heard, ["reporter"])
+    heard = yield recruit({"name": "later", "role": "clerk", "instructions": "Write."})
+    yield from wait_for(heard, ["later"])
+    yield finish(reports["reporter"][-60:])
+
+
+def short_clerk(brief: Brief) -> Play:
+    for number in range(12):
+        yield write_file(f"{brief.name}/{number}.md", page(number))
+    yield finish("written")
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_letters_that_are_too_long_for_the_window_are_cut_and_nobody_else_has_less_for_it(
+    tmp_path: Path, said: bool
+) -> None:
+    def reporter(brief: Brief) -> Turn:
+        return finish(LONG_REPORT)
+
+    parts = {"boss": hears, "later": short_clerk}
+    model = f"openai:scripted{'?context=20000' if said else ''}"
+
+    async def work() -> None:
+        async with (
+            SmallServer(Script(parts, default=reporter), most=20_000) as server,
+            MegaGraph(model, base_url=server.url, home=tmp_path, limits=MANY) as mega,
+        ):
+            run = await mega.start("Hear them.")
+            result = await run.result()
+            assert result.passed and result.report is not None
+            assert result.report.summary.endswith("of 99,999 characters; `read_letters` shows all)")
+            assert server.refused == (0 if said else 1)
+            assert server.objections == []
+            assert not [event for event in run.events() if event.kind == "compacted"], "turns stay as they were"
+            asked = [(event.agent, event.data["step"]) for event in run.events() if event.kind == "thinking"]
+            assert len(asked) == len(set(asked)) == result.calls
+            # In the ledger they are as they were written.
+            assert any(
+                text.startswith(LONG_REPORT.strip()) for (text,) in mega.home.database.read("SELECT text FROM letters")
+            )
+
+    asyncio.run(work())
+
+
+def test_text_that_is_dense_is_taken_for_what_it_is(tmp_path: Path) -> None:
+    def scribe(brief: Brief) -> Turn:
+        last = brief.past[-1].calls[0].args.get("path", "0") if brief.past else None
+        number = 0 if last is None else int(str(last)) + 1
+        return finish("written") if number == 2 * PAGES else write_file(str(number), "春眠不覺曉處處聞啼鳥" * 50)
+
+    async def work() -> None:
+        async with (
+            SmallServer(Script({"boss": scribe}), most=16_000) as server,
+            MegaGraph("openai:scripted", base_url=server.url, home=tmp_path, limits=MANY) as mega,
+        ):
+            run = await mega.start("Write.")
+            assert (await run.result()).passed
+            assert server.refused == 1, "it is known how much the model takes, and how much the text is"
+            events = [event for event in run.events() if event.kind == "compacted"]
+            assert 1 < len(events) < PAGES / 2
+            assert server.objections == []
+
+    asyncio.run(work())
+
+
+def test_a_long_prompt_and_many_tools_leave_less_room_and_not_one_turn(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts"
+    prompts.mkdir()
+    (prompts / "system.md").write_text("Your name is `${name}`.\n" + "Be careful with what you do. " * 450)
+    tools = [_outside(number) for number in range(20)]
+
+    async def work() -> None:
+        async with (
+            SmallServer(Script({"boss": clerk}), most=16_000) as server,
+            MegaGraph(
+                "openai:scripted?context=16000",
+                base_url=server.url,
+                home=tmp_path,
+                limits=MANY,
+                prompts=prompts,
+                tools=tools,
+            ) as mega,
+        ):
+            run = await mega.start("Write the pages.")
+            assert (await run.result()).passed
+            assert server.refused == 0
+            assert 1 < len([event for event in run.events() if event.kind == "compacted"]) < PAGES / 4
+
+    asyncio.run(work())
+
+
+def _outside(number: int) -> Any:
+    async def look(what: str) -> str:
+        return "nothing"
+
+    look.__name__ = f"look_{number}"
+    look.__doc__ = "Look it up somewhere. " * 10
+    return tool(look)
+
+
+def die_after_the_call(home: str, url: str) -> None:
+    """Begin a run, and be killed when the first call with a shorter conversation is durable."""
+    ask_model = agent.ask_model
+
+    async def ask_and_die(*args: Any, **kwargs: Any) -> Any:
+        row = await ask_model(*args, **kwargs)
+        if row.shortened is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return row
+
+    async def session() -> None:
+        async with MegaGraph("openai:scripted", base_url=url, home=home, limits=MANY) as mega:
+            await (await mega.start("Write the pages.")).result()
+
+    agent.ask_model = ask_and_die  # type: ignore[attr-defined]
+    asyncio.run(session())
+
+
+def test_what_a_refusal_made_shorter_is_as_short_after_a_kill(tmp_path: Path) -> None:
+    with SmallServer(Script({"boss": clerk}), most=WINDOW) as server:
+        program = f"die_after_the_call({str(tmp_path)!r}, {server.url!r})"
+        argv = [sys.executable, "-c", f"from tests.test_compaction import *\n{program}"]
+        env = {**os.environ, "OPENAI_API_KEY": "test", "PYTHONPATH": str(Path.cwd())}
+        child = subprocess.run(argv, env=env, timeout=120, check=False, capture_output=True, text=True)
+        assert child.returncode == -signal.SIGKILL, child.stderr
+        before = list(server.sent)
+
+        async def go_on() -> None:
+            # It is not known in the new process what the model takes: the row says what was done.
+            async with MegaGraph(home=tmp_path, model="openai:scripted", base_url=server.url, limits=MANY) as mega:
+                run = await mega.resume("last")
+                result = await run.result()
+                assert result.passed and result.report is not None and SECRET in result.report.summary
+                assert result.calls == len(server.log.answered()), "the answer of before the kill was taken"
+
+        asyncio.run(go_on())
+        last, then = before[-1], server.sent[len(before)]
+        assert any(str(message["content"]).startswith("<earlier>") for message in last)
+        assert then[: len(last)] == last, "the next call goes on from what was sent"
+        assert server.refused == 2, "each process learned once what the model takes"
+
+
+def test_what_was_recalled_is_not_found_once_more(tmp_path: Path) -> None:
+    def searcher(brief: Brief) -> Play:
+        yield write_file("0.md", SECRET)
+        yield call("recall", words="mauve door")
+        heard = yield call("recall", words="mauve door", first_step=1, last_step=10**30)
+        first = yield call("recall", words="mauve", first_step=10**30)
+        yield finish(f"{heard.text.count(SECRET)} {first.text}")
+
+    async def work() -> None:
+        async with MegaGraph(RehearsalModel(script=Script({"boss": searcher})), home=tmp_path) as mega:
+            result = await (await mega.start("Search.")).result()
+            assert result.report is not None and result.report.summary == "1 Nothing."
+
+    asyncio.run(work())
+
+
 # --- the parts -------------------------------------------------------------------------------------------------
 
 
@@ -320,11 +507,13 @@ def turn(*results: str, args: dict[str, Any] | None = None) -> list[BaseMessage]
     ],
 )
 def test_the_longest_results_of_a_turn_are_cut_alike(lengths: list[int], room: int, left: list[int]) -> None:
-    shorter = _cut(turn(*("x" * length for length in lengths)), room)
+    said = turn(*("x" * length for length in lengths))
+    longest = _longest(said, room)
+    shorter = said if longest is None else _shortened(said, Shortened("", len(said), longest))[1:]
     found = [message.text.count("x") for message in shorter[1:]]
     assert found == pytest.approx(left, abs=150)
     assert all(("(cut:" in m.text) == (n < length) for m, n, length in zip(shorter[1:], found, lengths, strict=True))
-    assert sum(map(weight, shorter)) <= room * 1.05 or left == [500] * len(left)
+    assert weigh(shorter) <= room * 1.05 or left == [500] * len(left)
 
 
 def test_a_turn_becomes_a_line_and_one_for_each_letter() -> None:
@@ -332,6 +521,11 @@ def test_a_turn_becomes_a_line_and_one_for_each_letter() -> None:
     heard = HumanMessage(f"{letter}\n<note>Of no use later.</note>", id="boss/8/heard/0")
     assert list(_in_lines([*turn("one\ntwo", "x" * 500), heard])) == [
         "- step 7: I look.; read_file {'path': '0'} → one two; read_file {'path': '1'} → " + "x" * 120,
+        "- coder (report): All is well.",
+    ]
+    folded = HumanMessage(f"(2 older letters, in short:)\n- tester (message): Not yet.\n{letter}")
+    assert list(_in_lines([AIMessage("I wait."), folded]))[1:] == [
+        "- tester (message): Not yet.",
         "- coder (report): All is well.",
     ]
     assert next(_in_lines([AIMessage("I wait."), heard])) == "- step 7: I wait."

@@ -24,7 +24,7 @@ _ERROR = WRITES_IDX_MAP["__error__"]
 _AGENT = "name, lead, role, depth, wave, spec, effect, recruited, report, reported, closed, rested"
 _CALL = (
     "agent, step, started, seconds, model, request, heard, letters, answer, input_tokens, output_tokens,"
-    " cached_tokens, retries, cost"
+    " cached_tokens, retries, cost, shortened"
 )
 _TOOL = "agent, step, idx, tool, args, started, seconds, ok, result, effects, version"
 _LETTER = "id, sender, recipient, kind, text, sent, settles"

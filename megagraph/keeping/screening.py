@@ -14,7 +14,7 @@ from typing import Any, get_args
 import ormsgpack
 
 from megagraph.database import Database
-from megagraph.ledger import Ledger, effects_of, load_answer
+from megagraph.ledger import Ledger, effects_of, load_answer, load_shortened
 from megagraph.limits import Limits
 from megagraph.model_rules import ModelRules
 from megagraph.packing import unpack
@@ -87,10 +87,11 @@ def _screen_ledger(database: Database, ledger: Ledger) -> None:
     ledger.questions()
     ledger.read_at()
     ledger.used_by()
-    for row in database.read("SELECT heard, answer FROM calls WHERE run = ?", (ledger.run,)):
+    for row in database.read("SELECT heard, answer, shortened FROM calls WHERE run = ?", (ledger.run,)):
         if not all(isinstance(text, str) for text in json.loads(row["heard"])):
             raise ValueError("what was heard is no text")
         load_answer(json.loads(row["answer"]))
+        load_shortened(row["shortened"])
     for row in database.read("SELECT args, effects FROM tool_calls WHERE run = ?", (ledger.run,)):
         if not all(isinstance(x, dict) for x in (json.loads(row["args"]), effects_of(row["effects"], MOST_BYTES))):
             raise ValueError("a tool call has no arguments")
