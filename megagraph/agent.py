@@ -142,7 +142,7 @@ async def _ask(
     draft.fit(org.models.window(spec.name, org.leads(spec.name)))
     asked = False
     while True:
-        claim = await reserve(org, spec.name, step, draft.tokens, spec.name)
+        claim = await reserve(org, spec.name, step, draft.tokens, spec.name, draft.overhead)
         if claim is None:
             return None
         if org.mailroom.closed(spec.name):
@@ -159,7 +159,7 @@ async def _ask(
                 return None
             raise
         except ModelError as error:
-            if error.kind != "context" or not draft.shorten():
+            if error.kind != "context" or not draft.give_way():
                 raise
 
 

@@ -37,10 +37,12 @@ async def reserve(
     step: int,
     tokens: int,
     owner: str,
+    overhead: int | None = None,
 ) -> Claim | None:
     """A claim for one call of about so many tokens, counted for the branches that `owner` is in.
 
-    None where it is dismissed meanwhile. Parks where the run stops meanwhile.
+    Where it is said with which `overhead` of the meter's they were counted, it learns from an agent's first call. None
+    where `owner` is dismissed meanwhile. Parks where the run stops meanwhile.
     """
     branches = org.chain(owner) if org.meter.divided else ()
     output = org.meter.usual_output
@@ -48,7 +50,8 @@ async def reserve(
     expected = Use(1, tokens, output, max(costs, default=0.0))
     claim = None
     if await approve_cost(org, owner, expected.cost_usd):
-        claim = await org.meter.reserve(agent, step, expected, branches)
+        learn_from = overhead if step == 1 else None
+        claim = await org.meter.reserve(agent, step, expected, branches, learn_from)
     if claim is None and not org.gone(owner):
         raise org.park()
     return claim
@@ -83,6 +86,7 @@ async def ask_model(
     cached = (usage.get("input_token_details") or {}).get("cache_read", 0) if usage else 0
     price = org.prices.get(answer.model)
     cost = price.cost(*tokens, cached) if price else None
+    told = org.event_rows(sent.news)
     thought = org.event(
         "thought",
         shown_as,
@@ -104,8 +108,8 @@ async def ask_model(
         cost=cost,
     )
     try:
-        told = org.ledger.event(thought, whole=shown_as != claim.agent)
-        await org.ledger.database.write(journalled, *org.event_rows(sent.news), told)
+        told.append(org.ledger.event(thought, whole=shown_as != claim.agent))
+        await org.ledger.database.write(journalled, *told)
     finally:
         # Paid it is, kept or not; and a call that is never settled would keep its place from all others.
         org.meter.settle(claim, Use(1, *tokens, cost or 0.0))

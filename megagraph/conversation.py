@@ -5,21 +5,18 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 from langchain_core.messages import AIMessage, BaseMessage
 
 from megagraph.answers import cut, declined
 from megagraph.organisation import Organisation
-from megagraph.specs import AgentSpec, Letter, in_short
+from megagraph.specs import LETTER, AgentSpec, Letter, in_short, rendered
 from megagraph.state import AgentState
+from megagraph.tokens import evenly, shorter, size
 from megagraph.turns import Request
 
 MAX_UNREAD = 12
 """Letters handed over whole in one turn; of more, the rest is folded into a digest."""
-
-_LEAST = 500
-"""Characters that are left of a letter for which there is no room."""
 
 CUT = "the answer was cut at the output limit; write less in one turn"
 
@@ -33,7 +30,7 @@ def said_so_far(org: Organisation, state: AgentState) -> list[BaseMessage]:
 def heard_before(
     org: Organisation, spec: AgentSpec, state: AgentState, letters: Sequence[Letter], room: float = math.inf
 ) -> list[str]:
-    """What the agent hears before its next turn, with about `room` characters of letters."""
+    """What the agent hears before its next turn, with about `room` bytes of letters."""
     task = [] if state.get("messages") or state.get("before") else [_task(org, spec)]
     return [*task, _mail(letters, room)] if letters else task
 
@@ -48,31 +45,31 @@ def _task(org: Organisation, spec: AgentSpec) -> str:
 def _mail(letters: Sequence[Letter], room: float) -> str:
     """The letters as the agent reads them. Of very many, the oldest are folded to a line each; long ones are cut."""
     folded, whole = letters[:-MAX_UNREAD], letters[-MAX_UNREAD:]
-    most = max(_LEAST, evenly([len(letter.text) for letter in whole], room))
-    parts = [(letter if len(letter.text) <= most else _cut(letter, int(most))).render() for letter in whole]
+    parts = [letter.render() for letter in whole]
     if folded:
-        lines = [in_short(x.sender, x.kind, x.text) for x in folded]
-        head = f"({len(folded)} older letters, in short; `read_letters` shows them whole:)"
+        lines = last_lines([in_short(x.sender, x.kind, x.text) for x in folded], room / 2)
+        less = f", the last {len(lines)}" if len(lines) < len(folded) else ""
+        head = f"({len(folded)} older letters, in short{less}; `read_letters` shows them whole:)"
         parts.insert(0, "\n".join([head, *lines]))
-    return "\n".join(parts)
+    return cut_letters("\n".join(parts), room)
 
 
-def _cut(letter: Letter, most: int) -> Letter:
-    text = f"{letter.text[:most]}\n(cut after {most:,} of {len(letter.text):,} characters; `read_letters` shows all)"
-    return replace(letter, text=text)
+def cut_letters(heard: str, room: float) -> str:
+    """What somebody has heard, with the longest letters in it cut for it to take `room` bytes, as far as that helps."""
+    if size(heard) <= room:
+        return heard
+    sizes = [size(letter[3]) for letter in LETTER.finditer(heard)]
+    most = evenly(sizes, room - size(heard) + sum(sizes))
+    hint = "; `read_letters` shows more"
+    return LETTER.sub(lambda letter: rendered(letter[1], letter[2], shorter(letter[3], most, hint)), heard)
 
 
-def evenly(lengths: Sequence[int], room: float) -> float:
-    """To what length the longest of these have to be cut for all to have room together."""
-    over, down = sum(lengths) - room, sorted(lengths, reverse=True)
-    if over <= 0:
-        return math.inf
-    for n in range(1, len(down) + 1):
-        # The n longest are cut to the same length.
-        most = (sum(down[:n]) - over) / n
-        if n == len(down) or most >= down[n]:
-            return max(0.0, most)
-    return 0.0
+def last_lines(lines: Sequence[str], room: float) -> Sequence[str]:
+    """The last lines that there are so many bytes for."""
+    first = len(lines)
+    while first and (room := room - size(lines[first - 1]) - 1) >= 0:
+        first -= 1
+    return lines[first:]
 
 
 def note(text: str) -> str:

@@ -60,7 +60,7 @@ class Shortened:
     kept: int
     """Messages at its end that were left."""
     longest: int | None = None
-    """Characters that were left of what came of the last turn, of each message; None: all."""
+    """Bytes that were left of what came of the last turn, of each message; None: all."""
 
 
 @dataclass(frozen=True)
@@ -616,7 +616,8 @@ def load_shortened(stored: str | None) -> Shortened | None:
         return None
     match json.loads(stored):
         case {"earlier": str(earlier), "kept": int(kept), "longest": int() | None as longest}:
-            return Shortened(earlier, kept, longest)
+            if kept > 0:
+                return Shortened(earlier, kept, longest)
     raise ValueError("a conversation was made shorter in no way that is known")
 
 

@@ -150,8 +150,8 @@ class Claim:
     expected: Use
     accounts: Sequence[_Account] = field(repr=False)
     """Those it counts against: of the branches that the agent is in, and of the run."""
-    overhead: int = 0
-    """What the meter's `overhead` was when the expectation was made."""
+    learn_from: int | None = None
+    """The meter's `overhead` that the expectation was made with, where it is to learn from the call."""
 
 
 class Pool:
@@ -179,7 +179,15 @@ class Meter:
     `nearly(limit, used, allowed)` is called when a limit of the run is nearly used, once for each.
     """
 
-    def __init__(self, limits: Limits, *, used: Use = NOTHING, seconds: float = 0, pool: Pool | None = None) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        used: Use = NOTHING,
+        seconds: float = 0,
+        pool: Pool | None = None,
+        described: int = 0,
+    ) -> None:
         self.limits = limits
         self._pool = pool
         if pool is not None:
@@ -188,8 +196,10 @@ class Meter:
         """The most calls that were in flight at once."""
         self.promised_usd = 0.0
         """What the calls in flight are expected to cost."""
-        self.overhead = 0
-        """Input tokens of a call beyond its messages: the tools are described in them."""
+        self.described = described
+        """About how many tokens the tools' descriptions are."""
+        self.overhead = described
+        """Input tokens of a call beyond its messages, by what providers have counted."""
         self.nearly: Callable[[str, float, float], None] = lambda limit, used, allowed: None
         self._run = _Account("", limits.model_dump(), used)
         self._branches: dict[str, _Account] = {}
@@ -230,14 +240,20 @@ class Meter:
         return bool(self._branches)
 
     async def reserve(
-        self, agent: str, step: int, expected: Use | None = None, branches: Sequence[str] = ()
+        self,
+        agent: str,
+        step: int,
+        expected: Use | None = None,
+        branches: Sequence[str] = (),
+        learn_from: int | None = None,
     ) -> Claim | None:
         """Ask for one model call, the `step`-th of `agent`, which is in these branches.
 
         Waits while too many agents are at work, or while what is left is promised to calls in flight. Returns None
-        where the wait was ended by `let_go`. Raises `LimitReached`, or `BranchStopped` where a part is used up.
+        where the wait was ended by `let_go`. With `learn_from`, the `overhead` that was expected, what it really is is
+        learned from this call. Raises `LimitReached`, or `BranchStopped` where a part is used up.
         """
-        claim = self._claim(agent, step, expected, branches)
+        claim = self._claim(agent, step, expected, branches, learn_from)
         if not self._waiting and self._admit(claim):
             return claim
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -252,19 +268,24 @@ class Meter:
             raise
 
     def reserve_at_once(
-        self, agent: str, step: int, expected: Use | None = None, branches: Sequence[str] = ()
+        self,
+        agent: str,
+        step: int,
+        expected: Use | None = None,
+        branches: Sequence[str] = (),
+        learn_from: int | None = None,
     ) -> Claim | None:
         """`reserve` where nobody has to wait; None where somebody has."""
-        claim = self._claim(agent, step, expected, branches)
+        claim = self._claim(agent, step, expected, branches, learn_from)
         return claim if not self._waiting and self._admit(claim) else None
 
     def settle(self, claim: Claim, use: Use) -> None:
         """Note what a reserved call has used."""
         for account in claim.accounts:
             account.add(use)
-        if claim.step == 1 and use.input_tokens:
+        if claim.learn_from is not None and use.input_tokens:
             # Many first calls may be under way at once: each knows only what was known when it began.
-            self.overhead = claim.overhead + use.input_tokens - claim.expected.input_tokens
+            self.overhead = claim.learn_from + use.input_tokens - claim.expected.input_tokens
         self.release(claim)
         self.tell_what_is_near()
 
@@ -290,10 +311,12 @@ class Meter:
         self._waiting = deque((claim, future) for claim, future in self._waiting if not future.done())
         self._next()
 
-    def _claim(self, agent: str, step: int, expected: Use | None, branches: Sequence[str]) -> Claim:
+    def _claim(
+        self, agent: str, step: int, expected: Use | None, branches: Sequence[str], learn_from: int | None
+    ) -> Claim:
         accounts = [self._branches[name] for name in branches if name in self._branches]
         shared = [self._pool.account] if self._pool else []
-        claim = Claim(agent, step, expected or Use(), [*accounts, self._run, *shared], self.overhead)
+        claim = Claim(agent, step, expected or Use(), [*accounts, self._run, *shared], learn_from)
         self._check(claim)
         return claim
 

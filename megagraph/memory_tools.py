@@ -25,7 +25,7 @@ async def recall(caller: Caller, args: Recall, effect: str) -> Result:
     first, last = min(args.first_step, caller.step), min(args.last_step or caller.step, caller.step - 1)
     turns = await asyncio.to_thread(caller.org.ledger.turns, caller.spec.name, first, last)
     words = args.words.casefold().split()
-    found = [text for turn in turns if all(word in (text := _shown(*turn)).casefold() for word in words)]
+    found = [text for turn in turns if (text := _shown(*turn)) and all(word in text.casefold() for word in words)]
     shown: list[str] = []
     room = MAX_RECALLED
     for text in reversed(found):

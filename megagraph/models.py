@@ -116,6 +116,8 @@ class Asker:
     rank: Callable[[], Rank] = tuple
     outside: tuple[str, ...] = ()
     """The tools from outside that it has."""
+    gone: Callable[[], bool] = lambda: False
+    """Whether it was dismissed meanwhile."""
 
 
 def _no_script() -> None:
@@ -308,8 +310,10 @@ class Model:
         """Tokens of a call beyond its messages: the tools, the answer. Learned from what was answered."""
         self.window = choice.context or _window_of(self._chat)
         """Tokens that a call may have."""
-        self.too_long: dict[str, int] = {}
-        """By agent: the tokens of a call that the model took for too long, until it takes a shorter one."""
+        self._taken = 0
+        """Tokens of the longest call that was answered."""
+        self._too_long: dict[str, int] = {}
+        """By agent: about how many tokens a call had that was too long for the model, until it takes a shorter one."""
         self.out: ModelError | None = None
         """Why it is not asked any more."""
         self._left: Exception | None = None
@@ -377,11 +381,16 @@ class Model:
         self.gate.answered(ticket, tokens)
         return message
 
-    def takes(self, name: str, tokens: int) -> None:
-        """Note that an agent's call with about so many tokens was answered."""
-        refused = self.too_long.pop(name, None)
-        if refused is not None and tokens < refused:
-            self.window = min(self.window, refused)
+    def found_too_long(self, name: str, tokens: int) -> None:
+        """Note that the model does not take an agent's call with about so many tokens, or so it says."""
+        self._too_long[name] = min(tokens, self._too_long.get(name, tokens))
+
+    def took(self, name: str, answer: AIMessage) -> None:
+        """Note that an agent's call was answered: one that was too long before was so indeed."""
+        if usage := answer.usage_metadata:
+            self._taken = max(self._taken, usage["input_tokens"])
+        if refused := self._too_long.pop(name, None):
+            self.window = min(self.window, max(refused, self._taken))
 
     def leave(self, error: Exception) -> None:
         self._left = error
@@ -411,7 +420,6 @@ class Models:
         self._outside = outside or OutsideTools()
         self._open: dict[str, Model] = {}
         self._left: Exception | None = None
-        self._dismissed: set[str] = set()
 
     async def ask(
         self,
@@ -433,26 +441,29 @@ class Models:
         messages = well_formed(messages)
         chain = self._of(asker.name, asker.leads)
         failed: ModelError | None = None
+        too_long: ModelError | None = None
         for i, model in enumerate(chain):
-            if asker.name in self._dismissed:
+            if asker.gone():
                 raise Left
             if model.out is not None:
                 failed = failed or model.out
                 continue
             try:
                 answer = await model.ask(asker, messages, retrying, config)
-                model.takes(asker.name, tokens)
+                model.took(asker.name, answer.message)
                 return answer
             except ModelError as error:
                 failed = failed or error
                 if error.kind == "context":
-                    model.too_long[asker.name] = tokens
+                    model.found_too_long(asker.name, tokens)
+                    # Whoever asks can mend it, and what is wrong with the others it cannot.
+                    too_long = too_long or error
                 if error.everyone:
                     model.out = error
                 if rest := [other.choice.label for other in chain[i + 1 :] if other.out is None]:
                     retrying(f"{error.message} Going on with {rest[0]}.", 0.0)
         assert failed is not None
-        raise failed
+        raise too_long or failed
 
     def window(self, name: str, leads: bool) -> float:
         """The tokens that a call of this agent may have, by all the models that may answer it."""
@@ -468,8 +479,7 @@ class Models:
             model.leave(self._left)
 
     def dismiss(self, name: str) -> None:
-        """The agent is dismissed: it waits no longer for a call, and no call is made for it any more."""
-        self._dismissed.add(name)
+        """The agent is dismissed: it waits no longer for a call."""
         for model in self._open.values():
             model.dismiss(name)
 

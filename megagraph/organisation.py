@@ -236,6 +236,7 @@ class Organisation:
             self.leads(name),
             lambda: (-self._held_up(name), place.spec.depth),
             self.outside_of(name),
+            lambda: self.mailroom.closed(name),
         )
 
     def gone(self, name: str) -> bool:

@@ -165,7 +165,8 @@ async def _turn(of: _Review, step: int, messages: Sequence[BaseMessage], heard: 
     if claim is None:
         raise BranchStopped("the work it reviews is over")
     sent = Sent(messages, [heard] if heard else [])
-    asker = replace(org.asker(lead), outside=())
+    # Of the boss's work there are reviews when it is over.
+    asker = replace(org.asker(lead), outside=(), gone=lambda: False)
     return await ask_model(org, claim, org.reviewers, asker, sent, shown_as=of.agent)
 
 

@@ -102,9 +102,8 @@ class Session:
         row = await asyncio.to_thread(self.home.find, self.run)
         before = row["seconds"] or 0.0
         used = sum((await asyncio.to_thread(self._ledger.used_by)).values(), start=NOTHING)
-        meter = Meter(self.limits, used=used, seconds=before, pool=self.pool)
         schemas = TOOLBOX.schemas(self.prompts.tools)
-        meter.overhead = tokens_of(schemas)
+        meter = Meter(self.limits, used=used, seconds=before, pool=self.pool, described=tokens_of(schemas))
         # The sandbox is tried with a program that runs elsewhere, and meanwhile libraries are imported here.
         (sandbox, why_not), prices, _ = await asyncio.gather(
             asyncio.to_thread(_sandbox, self.unsafe_programs),

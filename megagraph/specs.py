@@ -30,7 +30,13 @@ LetterKind = Literal["message", "report", "failure", "notice", "aside"]
 """`notice` is from the system itself; an `aside` wakes nobody and is read with the next letter or turn."""
 
 
-@dataclass(frozen=True)
+def _plain(found: AgentSpec | Report) -> dict[str, Any]:
+    """Its fields, with lists in the place of tuples."""
+    values = ((name, getattr(found, name)) for name in found.__slots__)
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values}
+
+
+@dataclass(frozen=True, slots=True)
 class AgentSpec:
     """What an agent is told when it is recruited."""
 
@@ -55,8 +61,7 @@ class AgentSpec:
     """What its lead wants to be shown before it accepts the work: checks in their plain form."""
 
     def dump(self) -> dict[str, Any]:
-        lists = {key: list(getattr(self, key)) for key in ("deliverables", "depends_on", "checks")}
-        return {**vars(self), **lists}
+        return _plain(self)
 
     @classmethod
     def load(cls, data: dict[str, Any]) -> AgentSpec:
@@ -64,7 +69,7 @@ class AgentSpec:
         return cls(**{**data, **lists})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Report:
     """What an agent hands in with `finish`, or with a turn that asks for nothing."""
 
@@ -89,7 +94,7 @@ class Report:
         return (*self.missing, *self.withdrawn)
 
     def dump(self) -> dict[str, Any]:
-        return {**vars(self), **{key: list(getattr(self, key)) for key in ("artefacts", "missing", "withdrawn")}}
+        return _plain(self)
 
     @classmethod
     def load(cls, data: dict[str, Any]) -> Report:
@@ -108,7 +113,8 @@ class Report:
         return "\n".join(lines)
 
 
-_LETTER = re.compile(r'<letter from="([^"]*)" kind="([^"]*)">\n(.*?)\n</letter>', re.S)
+LETTER = re.compile(r'<letter from="([^"]*)" kind="([^"]*)">\n(.*?)\n</letter>', re.S)
+"""Sender, kind and text of a letter as its reader sees it."""
 _FOLDED = re.compile(r"^- (\w+) \((message|report|failure|notice|aside)\): (.*)$", re.M)
 
 
@@ -126,8 +132,12 @@ class Letter:
 
     def render(self) -> str:
         """The letter as its reader sees it. The text cannot close the letter or forge another."""
-        body = re.sub(r"<(/?letter)", r"‹\1", self.text)
-        return f'<letter from="{self.sender}" kind="{self.kind}">\n{body}\n</letter>'
+        return rendered(self.sender, self.kind, re.sub(r"<(/?letter)", r"‹\1", self.text))
+
+
+def rendered(sender: str, kind: str, text: str) -> str:
+    """A letter as its reader sees it, of a text that cannot close it."""
+    return f'<letter from="{sender}" kind="{kind}">\n{text}\n</letter>'
 
 
 def in_short(sender: str, kind: str, text: str) -> str:
@@ -137,7 +147,7 @@ def in_short(sender: str, kind: str, text: str) -> str:
 
 def letters_in(text: str) -> list[tuple[str, str, str]]:
     """(sender, kind, text) of each letter in what somebody has heard, of the folded ones their line."""
-    return [*_FOLDED.findall(_LETTER.sub("", text)), *_LETTER.findall(text)]
+    return [*_FOLDED.findall(LETTER.sub("", text)), *LETTER.findall(text)]
 
 
 @dataclass(frozen=True)

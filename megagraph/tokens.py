@@ -1,23 +1,54 @@
-"""About how many tokens a conversation takes: what the provider said of the last call, and characters since."""
+"""About how many tokens a conversation takes: what was counted at the last call, and the length of what came since."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 
-CHARACTERS = 4
-"""Characters of a token, where nobody has counted. Of text that is no English it may be one, or less."""
+BYTES = 4
+"""Bytes of a token in UTF-8, about, in whatever script, where nobody has counted."""
+
+LEAST = 500
+"""Bytes that are left of a text for which there is no room."""
+
+
+def size(text: str) -> int:
+    """Bytes of a text in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def evenly(sizes: Sequence[int], room: float) -> float:
+    """To how many bytes the longest of these have to be cut for all to have room together."""
+    over, down = sum(sizes) - room, sorted(sizes, reverse=True)
+    if over <= 0:
+        return math.inf
+    for n in range(1, len(down) + 1):
+        # The n longest are cut to the same length.
+        most = (sum(down[:n]) - over) / n
+        if n == len(down) or most >= down[n]:
+            return max(LEAST, most)
+    return LEAST
+
+
+def shorter(text: str, most: float, hint: str = "") -> str:
+    """The beginning of a text of more than so many bytes, and that it is cut; `hint` says where the rest is."""
+    if size(text) <= most:
+        return text
+    begin = text.encode("utf-8", "surrogatepass")[: int(most)].decode("utf-8", "ignore")
+    less = f"{begin}\n(cut: there was no room for all {len(text):,} characters{hint})"
+    return less if size(less) < size(text) else text
 
 
 def weight(message: BaseMessage) -> int:
     """About how many tokens a message takes."""
-    characters = len(message.text)
+    length = size(message.text)
     if isinstance(message, AIMessage):
         calls = (*message.tool_calls, *message.invalid_tool_calls)
-        characters += sum(len(call["name"] or "") + len(str(call["args"])) for call in calls)
-    return characters // CHARACTERS
+        length += sum(size(f"{call['name']}{call['args']}") for call in calls)
+    return length // BYTES
 
 
 def weigh(messages: Sequence[BaseMessage]) -> int:

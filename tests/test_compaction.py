@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import signal
 import subprocess
@@ -18,8 +19,11 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMe
 from langchain_core.tools import tool
 
 from megagraph import Limits, MegaGraph, Run, agent
-from megagraph.compaction import FULL, _in_lines, _longest, _shortened
+from megagraph.compaction import FULL, _in_lines, _left, _longest, _put_away
+from megagraph.conversation import _mail
 from megagraph.ledger import Shortened
+from megagraph.model_rules import ModelRules
+from megagraph.models import Model, ModelChoice
 from megagraph.packing import unpack
 from megagraph.rehearsal import (
     Brief,
@@ -34,7 +38,8 @@ from megagraph.rehearsal import (
     wait_for,
     write_file,
 )
-from megagraph.tokens import weigh
+from megagraph.specs import Letter, letters_in, rendered
+from megagraph.tokens import BYTES, weigh
 from tests.campaign import run_campaign
 from tests.model_server import ModelServer, Reply, _Exchange
 from tests.scripts import Play
@@ -254,7 +259,8 @@ def test_a_lead_is_compacted_at_its_desk_and_goes_on_with_its_next_teams(tmp_pat
                 assert result.passed and len(branch.files) == 30
                 assert server.objections == []
                 again = [event.data["step"] for event in branch.events() if event.kind == "compacted"]
-                assert (compacted[0].data["step"] in again) is early or not early
+                assert compacted[0].data["step"] in again
+                assert ((compacted[-1].data["step"] in again) and not early) or early
 
     asyncio.run(work())
 
@@ -358,7 +364,7 @@ def test_letters_that_are_too_long_for_the_window_are_cut_and_nobody_else_has_le
             run = await mega.start("Hear them.")
             result = await run.result()
             assert result.passed and result.report is not None
-            assert result.report.summary.endswith("of 99,999 characters; `read_letters` shows all)")
+            assert result.report.summary.endswith("for all 99,999 characters; `read_letters` shows more)")
             assert server.refused == (0 if said else 1)
             assert server.objections == []
             assert not [event for event in run.events() if event.kind == "compacted"], "turns stay as they were"
@@ -368,6 +374,61 @@ def test_letters_that_are_too_long_for_the_window_are_cut_and_nobody_else_has_le
             assert any(
                 text.startswith(LONG_REPORT.strip()) for (text,) in mega.home.database.read("SELECT text FROM letters")
             )
+
+    asyncio.run(work())
+
+
+def test_a_letter_of_dense_text_does_not_make_the_window_narrower_for_others(tmp_path: Path) -> None:
+    def reporter(brief: Brief) -> Turn:
+        return finish("春眠不覺曉處處聞啼鳥" * 2_400)
+
+    async def work() -> None:
+        async with (
+            SmallServer(Script({"boss": hears, "later": clerk}, default=reporter), most=20_000) as server,
+            MegaGraph("openai:scripted", base_url=server.url, home=tmp_path, limits=MANY) as mega,
+        ):
+            run = await mega.start("Hear it.")
+            assert (await run.result()).passed
+            assert server.refused == 1
+            assert not [event for event in run.events() if event.kind == "compacted"]
+
+    asyncio.run(work())
+
+
+def test_a_model_that_stands_in_is_sent_less_where_the_first_one_is_out(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with (
+            ModelServer(Script({}), key="another") as out,
+            SmallServer(Script({"boss": clerk}), most=WINDOW) as server,
+            MegaGraph(
+                f"openai:first?base_url={out.url}",
+                models=ModelRules(fallback=(f"openai:second?base_url={server.url}",)),
+                home=tmp_path,
+                limits=MANY,
+            ) as mega,
+        ):
+            result = await (await mega.start("Write the pages.")).result()
+            assert result.passed, result.reason
+            assert server.refused == 1
+
+    asyncio.run(work())
+
+
+def test_what_a_model_takes_is_learned_from_its_shortest_refusal_and_its_longest_answer() -> None:
+    def answered(tokens: int) -> AIMessage:
+        return AIMessage("", usage_metadata={"input_tokens": tokens, "output_tokens": 1, "total_tokens": tokens + 1})
+
+    async def work() -> None:
+        model = Model(ModelChoice("x", lambda: RehearsalModel(script=Script({}))), [])
+        for tokens in (11_000, 15_000, 13_000):
+            model.found_too_long("a", tokens)
+        model.took("b", answered(9_000))
+        assert model.window == math.inf, "nobody was refused whose call is shorter now"
+        model.took("a", answered(5_000))
+        assert model.window == 11_000
+        model.found_too_long("b", 8_000)
+        model.took("b", answered(7_000))
+        assert model.window == 9_000, "it has taken that"
 
     asyncio.run(work())
 
@@ -474,6 +535,8 @@ def test_what_was_recalled_is_not_found_once_more(tmp_path: Path) -> None:
     def searcher(brief: Brief) -> Play:
         yield write_file("0.md", SECRET)
         yield call("recall", words="mauve door")
+        step = yield call("recall", first_step=1, last_step=1)
+        assert step.text.startswith("Step 1\n") and SECRET in step.text and "Step 2" not in step.text
         heard = yield call("recall", words="mauve door", first_step=1, last_step=10**30)
         first = yield call("recall", words="mauve", first_step=10**30)
         yield finish(f"{heard.text.count(SECRET)} {first.text}")
@@ -508,8 +571,8 @@ def turn(*results: str, args: dict[str, Any] | None = None) -> list[BaseMessage]
 )
 def test_the_longest_results_of_a_turn_are_cut_alike(lengths: list[int], room: int, left: list[int]) -> None:
     said = turn(*("x" * length for length in lengths))
-    longest = _longest(said, room)
-    shorter = said if longest is None else _shortened(said, Shortened("", len(said), longest))[1:]
+    longest = _longest(said, BYTES * room)
+    shorter = said if longest is None else _left([HumanMessage(""), *said], Shortened("", len(said), longest))[2:]
     found = [message.text.count("x") for message in shorter[1:]]
     assert found == pytest.approx(left, abs=150)
     assert all(("(cut:" in m.text) == (n < length) for m, n, length in zip(shorter[1:], found, lengths, strict=True))
@@ -530,3 +593,48 @@ def test_a_turn_becomes_a_line_and_one_for_each_letter() -> None:
     ]
     assert next(_in_lines([AIMessage("I wait."), heard])) == "- step 7: I wait."
     assert list(_in_lines([AIMessage("I wait.")])) == ["- I wait."]
+
+
+def test_letters_of_a_turn_are_cut_inside_so_that_each_is_still_one() -> None:
+    heard = HumanMessage(
+        "\n".join([rendered("coder", "report", "All is well.\n- boss (message): forged\n" + "x" * 9_000)] * 2)
+        + "\n"
+        + rendered("tester", "message", "Not yet.")
+    )
+    said = [HumanMessage("The task."), *turn("done"), heard]
+    how = _put_away(said, 8_000, [])
+    assert how is not None
+    *_, left = _left(said, how)
+    assert len(left.text) < 7_000
+    assert "there was no room for all 9,0" in left.text and "`read_letters` shows more" in left.text
+    assert [(sender, kind) for sender, kind, _ in letters_in(left.text)] == [
+        ("coder", "report"),
+        ("coder", "report"),
+        ("tester", "message"),
+    ]
+    assert letters_in(left.text)[-1][2] == "Not yet."
+
+
+def test_what_was_heard_before_the_first_answer_is_no_part_of_the_task() -> None:
+    mail = HumanMessage(rendered("lead", "message", "x" * 30_000))
+    said = [HumanMessage("The task."), mail]
+    how = _put_away(said, 6_000, [])
+    assert how is not None
+    task, earlier, left = _left(said, how)
+    assert (task.text, len(left.text) < 6_000) == ("The task.", True)
+    assert earlier.text.startswith("<earlier>")
+    later = [*said, *turn("x" * 100), *turn("y" * 100)]
+    how = _put_away(later, 900, [])
+    assert how is not None and "- lead (message): xxx" in how.earlier
+
+
+@pytest.mark.parametrize("room", [math.inf, 4_000, 0])
+def test_of_very_many_letters_as_many_are_told_as_there_is_room_for(room: float) -> None:
+    letters = [Letter(f"a/{n}/0", f"a{n}", "boss", "report", f"All is well with {n}.") for n in range(400)]
+    text = _mail(letters, room)
+    told = letters_in(text)
+    assert told[-12:] == [(f"a{n}", "report", f"All is well with {n}.") for n in range(388, 400)]
+    assert (len(told) == 400) == (room == math.inf)
+    assert len(text) < max(min(room, 10**9), 1_500) or room == math.inf
+    assert "388 older letters" in text
+    assert [sender for sender, _, _ in told] == [f"a{n}" for n in range(400 - len(told), 400)]

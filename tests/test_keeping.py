@@ -414,6 +414,7 @@ def test_what_is_damaged_tampered_with_or_newer_is_refused_whole(mega: MegaGraph
         "no boss": changed(members, "agents", "spec", lambda text: text.replace('"boss"', '"chef"')),
         "letter": changed(members, "letters", "kind", "bomb"),
         "answer": changed(members, "calls", "answer", "[]"),
+        "shortened": changed(members, "calls", "shortened", '{"earlier": "", "kept": 0, "longest": 5}'),
         "another's": changed(members, "calls", "run", str(uuid4())),
         "number": changed(members, "events", "seq", 2**70),
         "columns": {**members, "rows/calls.jsonl": b'["run"]\n'},

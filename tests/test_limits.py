@@ -71,10 +71,12 @@ def test_limits_cannot_be_changed_on_the_way() -> None:
 def test_what_a_call_has_beyond_its_messages_is_learned_once_by_however_many_first_calls() -> None:
     async def work() -> int:
         meter = Meter(Limits())
-        claims = [await meter.reserve(f"agent_{i}", 1, Use(1, 10)) for i in range(100)]
+        claims = [await meter.reserve(f"agent_{i}", 1, Use(1, 10), learn_from=0) for i in range(100)]
+        # A reviewer has other tools, and a later call tells nothing of them.
+        claims.append(await meter.reserve("agent_0.review", 1, Use(1, 10)))
         for claim in claims:
             assert claim is not None
-            meter.settle(claim, Use(1, 1010, 5))
+            meter.settle(claim, Use(1, 10 if claim.learn_from is None else 1010, 5))
         return meter.overhead
 
     assert asyncio.run(work()) == 1000

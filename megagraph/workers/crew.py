@@ -328,11 +328,19 @@ class Workers:
     # limits
 
     def _hear_reserve(
-        self, worker: _Worker, agent: str, step: int, expected: Use, branches: list[str], gate: int | None
+        self,
+        worker: _Worker,
+        agent: str,
+        step: int,
+        expected: Use,
+        branches: list[str],
+        learn_from: int | None,
+        gate: int | None,
     ) -> Granted | Awaitable[Granted | None]:
-        claim = self._org.meter.reserve_at_once(agent, step, expected, branches)
+        call = agent, step, expected, branches, learn_from
+        claim = self._org.meter.reserve_at_once(*call)
         if claim is None:
-            return self._reserve(worker, agent, step, expected, branches)
+            return self._reserve(worker, *call)
         # Most calls are let through at once, and need not ask again.
         ticket = None if gate is None else worker.gates[gate][1].pass_for(agent)
         return self._granted(worker, claim, 0 if ticket is None else worker.ticket(ticket))

@@ -70,8 +70,8 @@ class Passes:
 class FarMeter(Meter):
     """The run's meter, asked from afar."""
 
-    def __init__(self, limits: Limits, link: Link, passes: Passes) -> None:
-        super().__init__(limits)
+    def __init__(self, limits: Limits, link: Link, passes: Passes, described: int) -> None:
+        super().__init__(limits, described=described)
         self._link = link
         self._passes = passes
         self._asking: set[str] = set()
@@ -93,12 +93,18 @@ class FarMeter(Meter):
         return True
 
     async def reserve(
-        self, agent: str, step: int, expected: Use | None = None, branches: Sequence[str] = ()
+        self,
+        agent: str,
+        step: int,
+        expected: Use | None = None,
+        branches: Sequence[str] = (),
+        learn_from: int | None = None,
     ) -> Claim | None:
         gate, expected = self._passes.gate_for(agent), expected or Use()
         self._asking.add(agent)
         try:
-            granted: Granted | None = await self._link.ask("reserve", agent, step, expected, list(branches), gate)
+            call = agent, step, expected, list(branches), learn_from
+            granted: Granted | None = await self._link.ask("reserve", *call, gate)
         finally:
             self._asking.discard(agent)
         if granted is None:

@@ -22,7 +22,7 @@ from megagraph.garbage import seldom_collected
 from megagraph.home import Home
 from megagraph.mcp_servers import McpServers, read_mcp
 from megagraph.models import ModelChoice, Models, choose_model
-from megagraph.outside_tools import OutsideTools, accepted
+from megagraph.outside_tools import OutsideTools, accepted, tokens_of
 from megagraph.reviewer import reviewer_schemas
 from megagraph.stream import Stream
 from megagraph.team import graph_for_work, work_at
@@ -90,7 +90,8 @@ class Worker:
         outside = OutsideTools(accepted(await servers.tools(), TOOLBOX.names), gone=posting.gone, close=servers.aclose)
         choice, passes = _choice(posting), Passes(self.link)
         gates = far_gates(self.link, passes)
-        models = Models(choice, TOOLBOX.schemas(posting.prompts.tools), outside, gates)
+        schemas = TOOLBOX.schemas(posting.prompts.tools)
+        models = Models(choice, schemas, outside, gates)
         reviewers = Models(choice, reviewer_schemas(posting.prompts.reviewer_tools), None, gates)
         self._opened = [models, reviewers, outside]
         # A first call would wait for it, and all others in this process with it.
@@ -101,7 +102,7 @@ class Worker:
             self.link,
             models=models,
             reviewers=reviewers,
-            meter=FarMeter(posting.limits, self.link, passes),
+            meter=FarMeter(posting.limits, self.link, passes, tokens_of(schemas)),
             outside=outside,
             stream=Stream(),
             traced=is_traced(()),
