@@ -44,7 +44,13 @@ class Afar:
 _NO_LETTERS: dict[str, Letter] = {}
 _NO_IDS: set[str] = set()
 _NO_NAMES: dict[str, str] = {}
-"""What a closed agent has of these, and nobody adds to: empty ones of its own take 400 bytes."""
+_NO_PART: dict[str, float] = {}
+_NOBODY: list[str] = []
+_NOBODY_OPEN: dict[str, None] = {}
+"""What a closed agent has of these, and nobody adds to: empty ones of its own take 600 bytes."""
+
+_DONE = Report("")
+"""What is left of a report that was accepted and names no files."""
 
 
 @dataclass(slots=True)
@@ -141,9 +147,12 @@ class Mailroom:
         return place
 
     def _leave(self, place: Place) -> None:
-        """Its work is over, and of what it was told nothing is needed any more: it is in the rows."""
+        """Its work is over, and little of what it was told is needed any more: it is in the rows.
+
+        What it owed, whom it depended on and whom it recruited says what a claim of its is about (`claims.py`).
+        """
         place.state = "closed"
-        place.spec = replace(place.spec, instructions="")
+        place.spec = replace(place.spec, instructions="", role="", checks=(), part=_NO_PART)
         place.letters, place.fresh, place.seen, place.awaits = _NO_LETTERS, _NO_LETTERS, _NO_IDS, _NO_NAMES
         del self.open[place.spec.name]
         if place.spec.lead:
@@ -386,9 +395,12 @@ class Mailroom:
         self._leaving.discard(name)
         if self._leaving and place.members:
             self._leaving = {other for other in self._leaving if name not in self._above(other)}
-        if place.closed and place.report is not None:
-            # Its loop was the last that had to tell of it.
-            place.report = replace(place.report, summary="")
+        if place.closed:
+            # Its loop was the last that had to tell of its report, and that could have recruited.
+            if place.report is not None:
+                bare = replace(place.report, summary="", version="")
+                place.report = _DONE if bare == _DONE else bare
+            place.members, place.open = place.members or _NOBODY, _NOBODY_OPEN
 
     def over(self, lead: str, wave: int) -> bool:
         """Whether nobody of one of `lead`'s teams is open, or still in the middle of what it was dismissed from."""

@@ -15,7 +15,7 @@ from builtins import list as List  # noqa: N812 - `list` is a method of the save
 from collections.abc import AsyncIterator, Callable, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Any, NamedTuple, cast
 
 import ormsgpack
@@ -90,6 +90,37 @@ class WriteRow(NamedTuple):
     value: Any
 
 
+class _Namespaces:
+    """The namespaces of one thread, as long as something may be written to them."""
+
+    def __init__(self, rows: Iterable[tuple[str, bytes | None]]) -> None:
+        self.parents: dict[str, bytes | None] = {}
+        """Where in the tree each one hangs."""
+        self._inside: dict[str, set[str]] = {}
+        self._closed: set[int] = set()
+        """By their hashes, since there are more and more of them."""
+        for row in rows:
+            self.add(*row)
+
+    def add(self, namespace: str, parents: bytes | None) -> None:
+        self.parents[namespace] = parents
+        self._inside.setdefault(namespace.rpartition("|")[0], set()).add(namespace)
+
+    def close(self, namespace: str) -> None:
+        self._closed.add(hash(namespace))
+        self._inside.get(namespace.rpartition("|")[0], set()).discard(namespace)
+        ended = [namespace]
+        while ended:
+            name = ended.pop()
+            self.parents.pop(name, None)
+            ended += self._inside.pop(name, ())
+
+    def may_have(self, namespace: str) -> bool:
+        """Whether there may be checkpoints in it."""
+        above = accumulate(namespace.split("|"), "{}|{}".format)
+        return namespace in self.parents or any(hash(name) in self._closed for name in above)
+
+
 class Saver(BaseCheckpointSaver[int]):
     """A checkpoint saver, sync and async, over a database whose tables the migrations have made."""
 
@@ -98,8 +129,8 @@ class Saver(BaseCheckpointSaver[int]):
         super().__init__(serde=JsonPlusSerializer())
         self._database = database
         self._ledger = ledger or partial(Ledger, database)
-        self._known: dict[str, dict[str, bytes | None]] = {}
-        """For a thread, its namespaces, and where in the tree each one hangs."""
+        self._known: dict[str, _Namespaces] = {}
+        """The namespaces of threads that nobody else writes to."""
 
     async def know(self, thread: str) -> None:
         """Take stock of a thread that nobody else will write to until `forget`.
@@ -110,10 +141,15 @@ class Saver(BaseCheckpointSaver[int]):
         rows = await self._database.read_async(
             "SELECT checkpoint_ns, parents FROM namespaces WHERE thread_id = ?", (thread,)
         )
-        self._known[thread] = dict(map(tuple, rows))
+        self._known[thread] = _Namespaces(map(tuple, rows))
 
     def forget(self, thread: str) -> None:
         self._known.pop(thread, None)
+
+    def close(self, thread: str, namespace: str) -> None:
+        """Note that in this namespace of a thread, and below it, nothing is written any more."""
+        if (known := self._known.get(thread)) is not None:
+            known.close(namespace)
 
     def get_next_version(self, current: int | None, channel: None) -> int:
         # Counting is enough, since a thread is never forked in place; the library's own is fifty characters
@@ -214,7 +250,7 @@ class Saver(BaseCheckpointSaver[int]):
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         thread, namespace = _place(config)
         known = self._known.get(thread)
-        if known is not None and namespace not in known:
+        if known is not None and not known.may_have(namespace):
             return None
         await self._caught_up(thread)
         return await asyncio.to_thread(self.get_tuple, config)
@@ -298,10 +334,10 @@ class Saver(BaseCheckpointSaver[int]):
         """The statement that gives a namespace its number, where it may have none."""
         thread, namespace = place
         known = self._known.get(thread)
-        if known is not None and namespace in known:
+        if known is not None and namespace in known.parents:
             return []
         if known is not None:
-            known[namespace] = parents
+            known.add(namespace, parents)
         return [(_NAMESPACE, (*place, parents))]
 
     def _checkpoint(
@@ -311,7 +347,8 @@ class Saver(BaseCheckpointSaver[int]):
         parents = _joined(place[1], metadata.get("parents"))
         naming = self._named(place, parents)
         about: dict[str, Any] = dict(get_checkpoint_metadata(config, metadata))
-        if parents is not None and self._known.get(place[0], {}).get(place[1]) == parents:
+        known = self._known.get(place[0])
+        if parents is not None and known is not None and known.parents.get(place[1]) == parents:
             about["parents"] = True
         # Its id says nearly when it was made.
         kept: dict[str, Any] = {key: value for key, value in checkpoint.items() if key not in ("id", "ts")}

@@ -36,6 +36,7 @@ from typing_extensions import TypedDict
 from megagraph.agent import build_agent
 from megagraph.conversation import said_so_far
 from megagraph.organisation import Organisation
+from megagraph.saver import Saver
 from megagraph.spans import without_spans
 from megagraph.specs import BOSS, AgentSpec
 from megagraph.state import AgentState, merge
@@ -335,7 +336,9 @@ class Seat(Runnable[Any, dict[str, Any]]):
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> dict[str, Any]:
         if self.name == DESK:
-            return await self._lead(input["lead"], config)
+            changed = await self._lead(input["lead"], config)
+            _close(config)
+            return changed
         spec = next(recruit for recruit in input["plan"] if recruit["name"] == self.name)
         state = {"seat": "member", "spec": spec, "messages": [], "step": 0, "wave": 0}
         org = _organisation(config)
@@ -345,6 +348,7 @@ class Seat(Runnable[Any, dict[str, Any]]):
             await self.agent.ainvoke(state, config)
         if org is not None:
             org.mailroom.left(spec["name"])
+        _close(config)
         return {}
 
     async def _lead(self, lead: dict[str, Any], config: RunnableConfig | None) -> dict[str, Any]:
@@ -384,6 +388,13 @@ def _organisation(config: RunnableConfig | None) -> Organisation | None:
     """The organisation at work; None where LangGraph's own calls run the graph without one."""
     conf = (config or {}).get("configurable", {})
     return cast("Organisation | None", conf[_RUNTIME].context) if _RUNTIME in conf else None
+
+
+def _close(config: RunnableConfig | None) -> None:
+    """Nothing is written any more to where a node's own graph was: its loops have come to their ends."""
+    conf = (config or {}).get("configurable", {})
+    if isinstance(saver := conf.get(_SAVER), Saver):
+        saver.close(conf["thread_id"], conf["checkpoint_ns"])
 
 
 def place_of(config: RunnableConfig) -> dict[str, Any]:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
+from megagraph.claims import subjects
 from megagraph.mailroom import STALLS_BEFORE_END, Mailroom, Wake
+from megagraph.organisation import Organisation
 from megagraph.specs import AgentSpec, Letter, LetterKind, Report
 from tests.simulation import ACCEPTED, FAILED, Action, Rows, Simulation, Tape, in_order, play
 
@@ -431,3 +435,31 @@ def test_a_team_that_moved_since_is_not_ended_for_what_was_before() -> None:
         assert len(room.notices) == STALLS_BEFORE_END + 2
 
     within_seconds(main)
+
+
+def test_what_a_claim_is_about_is_known_when_its_author_and_the_whole_team_are_gone() -> None:
+    mailroom = Mailroom(lambda lead, text: None)
+    specs = [
+        AgentSpec("boss", "", ""),
+        AgentSpec("lead", "leads", "Lead.", lead="boss"),
+        AgentSpec("coder", "codes", "Code.", ("engine.py",), lead="lead"),
+        AgentSpec("tester", "tests", "Test.", ("test_report.md",), ("coder",), lead="lead"),
+        AgentSpec("critic", "reviews", "Look.", ("review.md",), lead="lead"),
+        AgentSpec("head", "leads", "Lead and look.", ("audit.md",), lead="boss"),
+        AgentSpec("hand", "works", "Work.", ("text.md",), lead="head"),
+    ]
+    for spec in specs:
+        mailroom.add(spec)
+    mailroom.report("coder", Report("Done.", ("engine.py", "more.py"), version="1" * 40))
+    org = cast(Organisation, SimpleNamespace(mailroom=mailroom))
+    about = {
+        "tester": ["engine.py", "more.py"],
+        "critic": ["engine.py", "more.py"],
+        "head": ["text.md"],
+    }
+    assert {name: subjects(org, name) for name in about} == about
+    for name in mailroom.close("lead") + mailroom.close("head"):
+        assert {name: subjects(org, name) for name in about} == about, name
+    for name in ("hand", "critic", "tester", "coder", "lead", "head"):
+        mailroom.left(name)
+        assert {name: subjects(org, name) for name in about} == about, name

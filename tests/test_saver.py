@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.conformance import checkpointer_test, validate
 
@@ -46,6 +47,36 @@ def test_an_unknown_namespace_is_answered_without_a_query(tmp_path: Path, monkey
         assert await saver.aget_tuple({"configurable": {"thread_id": "t", "checkpoint_ns": "new"}}) == "asked"
         saver.forget("t")
         assert await saver.aget_tuple({"configurable": {"thread_id": "t", "checkpoint_ns": "other"}}) == "asked"
+        home.close()
+
+    asyncio.run(work())
+
+
+def test_a_namespace_in_which_nothing_is_written_any_more_is_still_read(tmp_path: Path) -> None:
+    async def work() -> None:
+        home = Home(tmp_path)
+        saver = home.saver
+        await saver.know("t")
+
+        def at(namespace: str) -> RunnableConfig:
+            return {"configurable": {"thread_id": "t", "checkpoint_ns": namespace}}
+
+        made = {name: {**empty_checkpoint(), "channel_values": {"step": name}} for name in ("a:1", "a:1|b:2", "a:10")}
+        for namespace, checkpoint in made.items():
+            await saver.aput(at(namespace), checkpoint, {"parents": {}}, {})
+        saver.close("t", "a:1")
+        for namespace, checkpoint in made.items():
+            found = await saver.aget_tuple(at(namespace))
+            assert found is not None
+            assert found.checkpoint == checkpoint
+            assert found.metadata == {"parents": {}}
+        # Should anything be written there after all, it is beside what there was.
+        later = {**empty_checkpoint(), "channel_values": {"step": "later"}}
+        await saver.aput(at("a:1|b:2"), later, {"parents": {"": "x"}}, {})
+        found = await saver.aget_tuple(at("a:1|b:2"))
+        assert found is not None
+        assert (found.checkpoint, found.metadata) == (later, {"parents": {"": "x"}})
+        assert len([item async for item in saver.alist(at("a:1|b:2"))]) == 2
         home.close()
 
     asyncio.run(work())
