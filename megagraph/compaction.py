@@ -1,7 +1,7 @@
 """A conversation that gets too long for its model goes on as a short one: of old turns a line each is left.
 
 No model is asked, and nothing is lost: the turns stay in the ledger, where `recall` finds them. What an agent has to
-keep in mind is its task, its open points and its team; these stay as they are. How a conversation was made shorter
+keep in mind is its task, its open points and its team; these stay. How a conversation was made shorter
 is kept with the call that it was made shorter for.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import TypedDict
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
@@ -44,6 +45,8 @@ _LINE = 300
 _PART = 120
 _STANDING = 2000
 """Characters of open points, and of the names of a team."""
+_IN_EARNEST = 0.95
+"""A refused call that is not shorter than this part of it is not made again."""
 
 _WRITE_DOWN = note(
     "Your conversation is getting long. Soon only its last turns will be left whole, and a line of each turn before."
@@ -109,11 +112,11 @@ class Draft:
             self.messages.append(HumanMessage(_WRITE_DOWN))
 
     def give_way(self) -> bool:
-        """Make it shorter than it is, since the model takes less; whether that could be done."""
+        """Make it shorter than it is, since the model takes less; whether it could be done in earnest."""
         self._look_how_dense()
         before = self.tokens
         self._shorten(before)
-        return self.tokens < before
+        return self.tokens < _IN_EARNEST * before
 
     def _counted(self) -> tuple[int | None, int]:
         return counted(self.messages, 1 + self._since)
@@ -260,12 +263,21 @@ def _standing(org: Organisation, spec: AgentSpec, state: AgentState) -> list[str
     """The agent's open points, and its team."""
     lines = []
     if open_ := state.get("todo", {}).get("open"):
-        lines.append(f"Your open points: {'; '.join(open_)}")
+        lines.append(f"Your open points: {_listed(open_, '; ')}")
     places = org.mailroom.places
     if team := org.mailroom.open_members(spec.name):
-        each = (f"{name}{' (has reported)' if places[name].report else ''}" for name in team)
-        lines.append(f"Your team: {', '.join(each)}")
-    return [_flat(line, _STANDING) for line in lines]
+        each = [f"{name}{' (has reported)' if places[name].report else ''}" for name in team]
+        lines.append(f"Your team: {_listed(each, ', ')}")
+    return lines
+
+
+def _listed(items: Sequence[str], between: str) -> str:
+    """The first of these that there is room for, and how many more there are."""
+    flat = [" ".join(item.split()) for item in items]
+    ends = accumulate(len(item) + len(between) for item in flat)
+    shown = max(1, sum(end <= _STANDING for end in ends))
+    more = f"{between}and {len(flat) - shown} more" if shown < len(flat) else ""
+    return f"{between.join(flat[:shown])[:_STANDING]}{more}"
 
 
 def _flat(text: str, most: int) -> str:

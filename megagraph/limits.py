@@ -285,7 +285,7 @@ class Meter:
             account.add(use)
         if claim.learn_from is not None and use.input_tokens:
             # Many first calls may be under way at once: each knows only what was known when it began.
-            self.overhead = claim.learn_from + use.input_tokens - claim.expected.input_tokens
+            self.overhead = max(0, claim.learn_from + use.input_tokens - claim.expected.input_tokens)
         self.release(claim)
         self.tell_what_is_near()
 

@@ -338,6 +338,8 @@ class Model:
                 raise self._left
             delay = _delay(outcome, retries)
             retries += 1
+            if asker.gone():
+                raise Left
             retrying(outcome.reason, delay)
             await self._line.rest(delay, asker.name)
 
@@ -385,10 +387,10 @@ class Model:
         """Note that the model does not take an agent's call with about so many tokens, or so it says."""
         self._too_long[name] = min(tokens, self._too_long.get(name, tokens))
 
-    def took(self, name: str, answer: AIMessage) -> None:
-        """Note that an agent's call was answered: one that was too long before was so indeed."""
-        if usage := answer.usage_metadata:
-            self._taken = max(self._taken, usage["input_tokens"])
+    def took(self, name: str, answer: AIMessage, tokens: int) -> None:
+        """Note that an agent's call with about so many tokens was answered: what was too long before was so indeed."""
+        usage = answer.usage_metadata
+        self._taken = max(self._taken, usage["input_tokens"] if usage else tokens)
         if refused := self._too_long.pop(name, None):
             self.window = min(self.window, max(refused, self._taken))
 
@@ -450,7 +452,7 @@ class Models:
                 continue
             try:
                 answer = await model.ask(asker, messages, retrying, config)
-                model.took(asker.name, answer.message)
+                model.took(asker.name, answer.message, tokens)
                 return answer
             except ModelError as error:
                 failed = failed or error

@@ -162,6 +162,9 @@ async def _turn(of: _Review, step: int, messages: Sequence[BaseMessage], heard: 
     lead = org.spec(of.agent).lead or BOSS
     known, more = counted(messages)
     claim = await reserve(org, of.name, step, (org.meter.overhead if known is None else known) + more, of.agent)
+    if claim is not None and of.agent != BOSS and org.gone(of.agent):
+        org.meter.release(claim)
+        claim = None
     if claim is None:
         raise BranchStopped("the work it reviews is over")
     sent = Sent(messages, [heard] if heard else [])

@@ -132,7 +132,7 @@ class Letter:
 
     def render(self) -> str:
         """The letter as its reader sees it. The text cannot close the letter or forge another."""
-        return rendered(self.sender, self.kind, re.sub(r"<(/?letter)", r"‹\1", self.text))
+        return rendered(self.sender, self.kind, _unmarked(self.text))
 
 
 def rendered(sender: str, kind: str, text: str) -> str:
@@ -142,7 +142,12 @@ def rendered(sender: str, kind: str, text: str) -> str:
 
 def in_short(sender: str, kind: str, text: str) -> str:
     """A letter as one line."""
-    return f"- {sender} ({kind}): {' '.join(text.split())[:160]}"
+    return f"- {sender} ({kind}): {_unmarked(' '.join(text.split())[:160])}"
+
+
+def _unmarked(text: str) -> str:
+    """A text that can neither end a letter nor begin one."""
+    return re.sub(r"<(/?letter)", r"‹\1", text)
 
 
 def letters_in(text: str) -> list[tuple[str, str, str]]:

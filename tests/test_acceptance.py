@@ -6,11 +6,15 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from megagraph import Check, Limits, MegaGraph, ReviewCheck, Scenario
+from megagraph import Check, Limits, MegaGraph, ReviewCheck, Scenario, reviewer
+from megagraph.errors import BranchStopped
+from megagraph.limits import Claim, Meter, Use
+from megagraph.models import Asker
 from megagraph.rehearsal import (
     Brief,
     Part,
@@ -26,6 +30,7 @@ from megagraph.rehearsal import (
     write_file,
 )
 from megagraph.run import Result
+from megagraph.specs import AgentSpec
 from tests.scripts import Play, one
 
 ENGINE = "print('engine 1')\n"
@@ -477,3 +482,37 @@ def test_a_scenario_is_judged_by_all_kinds(tmp_path: Path) -> None:
     result = asyncio.run(work())
     assert result.passed
     assert [item.id for item in result.evidence] == ["boss/2/0/0", "boss/end/0/0", "boss/end/1/0"]
+
+
+def test_nobody_pays_for_the_review_of_one_who_was_dismissed_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    meter, asked = Meter(Limits()), []
+
+    async def reserve(org: Any, agent: str, step: int, tokens: int, owner: str) -> Claim | None:
+        return await meter.reserve(agent, step, Use(1, tokens))
+
+    async def ask_model(*args: Any, **kwargs: Any) -> None:
+        asked.append(args)
+        raise BranchStopped("asked")
+
+    org = SimpleNamespace(
+        journal=set(),
+        meter=meter,
+        reviewers=None,
+        spec=lambda name: AgentSpec(name, "", "", lead="boss"),
+        asker=lambda name: Asker(name),
+        gone=lambda name: name in ("gone", "boss"),
+    )
+    monkeypatch.setattr(reviewer, "reserve", reserve)
+    monkeypatch.setattr(reviewer, "ask_model", ask_model)
+
+    async def turn(agent: str) -> str:
+        of = cast(reviewer._Review, SimpleNamespace(org=org, agent=agent, name=f"{agent}.review"))
+        with pytest.raises(BranchStopped) as stopped:
+            await reviewer._turn(of, 1, [], "Look.")
+        return str(stopped.value)
+
+    assert asyncio.run(turn("gone")) == "the work it reviews is over"
+    assert (asked, meter.in_flight) == ([], 0)
+    # The boss's work is reviewed when it is over.
+    for agent in ("there", "boss"):
+        assert asyncio.run(turn(agent)) == "asked"

@@ -82,6 +82,17 @@ def test_what_a_call_has_beyond_its_messages_is_learned_once_by_however_many_fir
     assert asyncio.run(work()) == 1000
 
 
+def test_a_call_never_has_less_than_its_messages() -> None:
+    async def work() -> int:
+        meter = Meter(Limits(), described=1500)
+        claim = await meter.reserve("agent", 1, Use(1, 16_500), learn_from=meter.overhead)
+        assert claim is not None
+        meter.settle(claim, Use(1, 7_500, 5))
+        return meter.overhead
+
+    assert asyncio.run(work()) == 0
+
+
 @pytest.mark.parametrize(
     ("limits", "used", "expected", "name"),
     [

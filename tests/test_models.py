@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
+from langchain_core.messages import HumanMessage, SystemMessage
 from pydantic import SecretStr
 
 from megagraph import Limits, MegaGraph, models, openai_chat
 from megagraph.errors import HomeError, UsageError
-from megagraph.gate import Rates
+from megagraph.gate import Left, Rates
 from megagraph.model_rules import ModelRules
-from megagraph.models import choose_model
-from megagraph.rehearsal import Brief, Part, Script, call, finish, recruit, talk, write_file
+from megagraph.models import Asker, Model, ModelChoice, choose_model
+from megagraph.rehearsal import Brief, Part, RehearsalModel, Script, Turn, call, finish, recruit, talk, write_file
 from megagraph.run import Result, Run
 from tests.commands import until
 from tests.model_server import FAULTS, ModelServer
@@ -501,3 +502,20 @@ def test_every_fault_at_ten_percent_over_sixty_agents(tmp_path: Path, monkeypatc
             assert result.output_tokens == sum(usage["completion_tokens"] for usage in paid)
 
     asyncio.run(work())
+
+
+def test_a_call_that_failed_is_not_made_again_for_one_who_was_dismissed_meanwhile() -> None:
+    asked: list[str] = []
+
+    def fails(brief: Brief) -> Turn:
+        asked.append(brief.name)
+        raise ConnectionError("gone away")
+
+    async def work() -> None:
+        model = Model(ModelChoice("x", lambda: RehearsalModel(script=Script({"a": fails}))), [])
+        asker = Asker("a", gone=lambda: bool(asked))
+        with pytest.raises(Left):
+            await model.ask(asker, [SystemMessage("Your name is `a`."), HumanMessage("Go.")], lambda *why: None)
+
+    asyncio.run(work())
+    assert asked == ["a"]
