@@ -149,10 +149,11 @@ class Mailroom:
     def _leave(self, place: Place) -> None:
         """Its work is over, and little of what it was told is needed any more: it is in the rows.
 
-        What it owed, whom it depended on and whom it recruited says what a claim of its is about (`claims.py`).
+        What it owed, whom it depended on and whom it recruited says what a claim of its is about (`claims.py`). It may
+        just be examined, so what is checked of it stays.
         """
         place.state = "closed"
-        place.spec = replace(place.spec, instructions="", role="", checks=(), part=_NO_PART)
+        place.spec = replace(place.spec, instructions="", role="", part=_NO_PART)
         place.letters, place.fresh, place.seen, place.awaits = _NO_LETTERS, _NO_LETTERS, _NO_IDS, _NO_NAMES
         del self.open[place.spec.name]
         if place.spec.lead:
@@ -395,12 +396,18 @@ class Mailroom:
         self._leaving.discard(name)
         if self._leaving and place.members:
             self._leaving = {other for other in self._leaving if name not in self._above(other)}
-        if place.closed:
+        # Those below it have left before, but for those for whom another process works.
+        gone = [place] if place.closed else []
+        while gone:
+            place = gone.pop()
+            if place.open is _NOBODY_OPEN:
+                continue
             # Its loop was the last that had to tell of its report, and that could have recruited.
             if place.report is not None:
                 bare = replace(place.report, summary="", version="")
                 place.report = _DONE if bare == _DONE else bare
             place.members, place.open = place.members or _NOBODY, _NOBODY_OPEN
+            gone += map(self.places.__getitem__, place.members)
 
     def over(self, lead: str, wave: int) -> bool:
         """Whether nobody of one of `lead`'s teams is open, or still in the middle of what it was dismissed from."""

@@ -336,7 +336,7 @@ class Saver(BaseCheckpointSaver[int]):
         known = self._known.get(thread)
         if known is not None and namespace in known.parents:
             return []
-        if known is not None:
+        if known is not None and not known.may_have(namespace):
             known.add(namespace, parents)
         return [(_NAMESPACE, (*place, parents))]
 

@@ -337,7 +337,7 @@ class Seat(Runnable[Any, dict[str, Any]]):
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> dict[str, Any]:
         if self.name == DESK:
             changed = await self._lead(input["lead"], config)
-            _close(config)
+            close_place(_conf(config))
             return changed
         spec = next(recruit for recruit in input["plan"] if recruit["name"] == self.name)
         state = {"seat": "member", "spec": spec, "messages": [], "step": 0, "wave": 0}
@@ -348,7 +348,7 @@ class Seat(Runnable[Any, dict[str, Any]]):
             await self.agent.ainvoke(state, config)
         if org is not None:
             org.mailroom.left(spec["name"])
-        _close(config)
+        close_place(_conf(config))
         return {}
 
     async def _lead(self, lead: dict[str, Any], config: RunnableConfig | None) -> dict[str, Any]:
@@ -386,14 +386,18 @@ def _seated(state: dict[str, Any], config: RunnableConfig | None) -> Iterator[in
 
 def _organisation(config: RunnableConfig | None) -> Organisation | None:
     """The organisation at work; None where LangGraph's own calls run the graph without one."""
-    conf = (config or {}).get("configurable", {})
+    conf = _conf(config)
     return cast("Organisation | None", conf[_RUNTIME].context) if _RUNTIME in conf else None
 
 
-def _close(config: RunnableConfig | None) -> None:
+def _conf(config: RunnableConfig | None) -> dict[str, Any]:
+    return (config or {}).get("configurable", {})
+
+
+def close_place(conf: Mapping[str, Any], saver: BaseCheckpointSaver[Any] | None = None) -> None:
     """Nothing is written any more to where a node's own graph was: its loops have come to their ends."""
-    conf = (config or {}).get("configurable", {})
-    if isinstance(saver := conf.get(_SAVER), Saver):
+    saver = saver or conf.get(_SAVER)
+    if isinstance(saver, Saver):
         saver.close(conf["thread_id"], conf["checkpoint_ns"])
 
 

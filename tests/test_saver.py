@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from langchain_core.runnables import RunnableConfig
@@ -61,21 +62,28 @@ def test_a_namespace_in_which_nothing_is_written_any_more_is_still_read(tmp_path
         def at(namespace: str) -> RunnableConfig:
             return {"configurable": {"thread_id": "t", "checkpoint_ns": namespace}}
 
-        made = {name: {**empty_checkpoint(), "channel_values": {"step": name}} for name in ("a:1", "a:1|b:2", "a:10")}
+        # As LangGraph has them, which is when they are kept once for a namespace.
+        parents = {
+            "a:1": {"": str(uuid4())},
+            "a:1|b:2": {"": str(uuid4()), "a:1": str(uuid4())},
+            "a:10": {"": str(uuid4())},
+        }
+        made = {name: {**empty_checkpoint(), "channel_values": {"step": name}} for name in parents}
         for namespace, checkpoint in made.items():
-            await saver.aput(at(namespace), checkpoint, {"parents": {}}, {})
+            await saver.aput(at(namespace), checkpoint, {"parents": parents[namespace]}, {})
         saver.close("t", "a:1")
         for namespace, checkpoint in made.items():
             found = await saver.aget_tuple(at(namespace))
             assert found is not None
             assert found.checkpoint == checkpoint
-            assert found.metadata == {"parents": {}}
+            assert found.metadata == {"parents": parents[namespace]}
         # Should anything be written there after all, it is beside what there was.
         later = {**empty_checkpoint(), "channel_values": {"step": "later"}}
-        await saver.aput(at("a:1|b:2"), later, {"parents": {"": "x"}}, {})
+        others = {"": str(uuid4()), "a:1": str(uuid4())}
+        await saver.aput(at("a:1|b:2"), later, {"parents": others}, {})
         found = await saver.aget_tuple(at("a:1|b:2"))
         assert found is not None
-        assert (found.checkpoint, found.metadata) == (later, {"parents": {"": "x"}})
+        assert (found.checkpoint, found.metadata) == (later, {"parents": others})
         assert len([item async for item in saver.alist(at("a:1|b:2"))]) == 2
         home.close()
 
