@@ -108,7 +108,11 @@ class _Namespaces:
 
     def close(self, namespace: str) -> None:
         self._closed.add(hash(namespace))
-        self._inside.get(namespace.rpartition("|")[0], set()).discard(namespace)
+        above = namespace.rpartition("|")[0]
+        if siblings := self._inside.get(above):
+            siblings.discard(namespace)
+            if not siblings:
+                del self._inside[above]
         ended = [namespace]
         while ended:
             name = ended.pop()
