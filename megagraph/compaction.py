@@ -1,8 +1,8 @@
 """A conversation that gets too long for its model goes on as a short one: of old turns a line each is left.
 
 No model is asked, and nothing is lost: the turns stay in the ledger, where `recall` finds them. What an agent has to
-keep in mind is its task, its open points and its team; these stay. How a conversation was made shorter
-is kept with the call that it was made shorter for.
+keep in mind is its task, its open points and its team; these stay. How a conversation was made shorter is kept with
+the call that it was made shorter for.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from builtins import list as List  # noqa: N812 - `list` is a method of the save
 from collections.abc import AsyncIterator, Callable, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from itertools import accumulate, groupby
+from itertools import groupby
 from typing import Any, NamedTuple, cast
 
 import ormsgpack
@@ -39,6 +39,7 @@ from megagraph.database import Database, Statement
 from megagraph.errors import HomeError
 from megagraph.ledger import Ledger
 from megagraph.messages import named, recalled
+from megagraph.namespaces import Namespaces
 from megagraph.packing import Packed, unpack
 from megagraph.text import to_json
 
@@ -90,41 +91,6 @@ class WriteRow(NamedTuple):
     value: Any
 
 
-class _Namespaces:
-    """The namespaces of one thread, as long as something may be written to them."""
-
-    def __init__(self, rows: Iterable[tuple[str, bytes | None]]) -> None:
-        self.parents: dict[str, bytes | None] = {}
-        """Where in the tree each one hangs."""
-        self._inside: dict[str, set[str]] = {}
-        self._closed: set[int] = set()
-        """By their hashes, since there are more and more of them."""
-        for row in rows:
-            self.add(*row)
-
-    def add(self, namespace: str, parents: bytes | None) -> None:
-        self.parents[namespace] = parents
-        self._inside.setdefault(namespace.rpartition("|")[0], set()).add(namespace)
-
-    def close(self, namespace: str) -> None:
-        self._closed.add(hash(namespace))
-        above = namespace.rpartition("|")[0]
-        if siblings := self._inside.get(above):
-            siblings.discard(namespace)
-            if not siblings:
-                del self._inside[above]
-        ended = [namespace]
-        while ended:
-            name = ended.pop()
-            self.parents.pop(name, None)
-            ended += self._inside.pop(name, ())
-
-    def may_have(self, namespace: str) -> bool:
-        """Whether there may be checkpoints in it."""
-        above = accumulate(namespace.split("|"), "{}|{}".format)
-        return namespace in self.parents or any(hash(name) in self._closed for name in above)
-
-
 class Saver(BaseCheckpointSaver[int]):
     """A checkpoint saver, sync and async, over a database whose tables the migrations have made."""
 
@@ -133,7 +99,7 @@ class Saver(BaseCheckpointSaver[int]):
         super().__init__(serde=JsonPlusSerializer())
         self._database = database
         self._ledger = ledger or partial(Ledger, database)
-        self._known: dict[str, _Namespaces] = {}
+        self._known: dict[str, Namespaces] = {}
         """The namespaces of threads that nobody else writes to."""
 
     async def know(self, thread: str) -> None:
@@ -145,7 +111,7 @@ class Saver(BaseCheckpointSaver[int]):
         rows = await self._database.read_async(
             "SELECT checkpoint_ns, parents FROM namespaces WHERE thread_id = ?", (thread,)
         )
-        self._known[thread] = _Namespaces(map(tuple, rows))
+        self._known[thread] = Namespaces(map(tuple, rows))
 
     def forget(self, thread: str) -> None:
         self._known.pop(thread, None)

@@ -337,7 +337,7 @@ class Seat(Runnable[Any, dict[str, Any]]):
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> dict[str, Any]:
         if self.name == DESK:
             changed = await self._lead(input["lead"], config)
-            close_place(_conf(config))
+            _close_place(_conf(config))
             return changed
         spec = next(recruit for recruit in input["plan"] if recruit["name"] == self.name)
         state = {"seat": "member", "spec": spec, "messages": [], "step": 0, "wave": 0}
@@ -348,7 +348,7 @@ class Seat(Runnable[Any, dict[str, Any]]):
             await self.agent.ainvoke(state, config)
         if org is not None:
             org.mailroom.left(spec["name"])
-        close_place(_conf(config))
+        _close_place(_conf(config))
         return {}
 
     async def _lead(self, lead: dict[str, Any], config: RunnableConfig | None) -> dict[str, Any]:
@@ -394,10 +394,9 @@ def _conf(config: RunnableConfig | None) -> dict[str, Any]:
     return (config or {}).get("configurable", {})
 
 
-def close_place(conf: Mapping[str, Any], saver: BaseCheckpointSaver[Any] | None = None) -> None:
+def _close_place(conf: Mapping[str, Any]) -> None:
     """Nothing is written any more to where a node's own graph was: its loops have come to their ends."""
-    saver = saver or conf.get(_SAVER)
-    if isinstance(saver, Saver):
+    if isinstance(saver := conf.get(_SAVER), Saver):
         saver.close(conf["thread_id"], conf["checkpoint_ns"])
 
 
@@ -420,6 +419,8 @@ async def work_at(
     runtime = Runtime(context=org, control=org.control)
     conf = {**place["configurable"], "checkpoint_id": None, _RUNTIME: runtime, _SAVER: saver}
     await graph_for_work().ainvoke(state, cast(RunnableConfig, {**place, "configurable": conf}))
+    org.mailroom.left(state["spec"]["name"])
+    _close_place(conf)
 
 
 @functools.cache

@@ -25,7 +25,7 @@ from megagraph.models import ModelChoice, Models, choose_model
 from megagraph.outside_tools import OutsideTools, accepted, tokens_of
 from megagraph.reviewer import reviewer_schemas
 from megagraph.stream import Stream
-from megagraph.team import close_place, graph_for_work, work_at
+from megagraph.team import graph_for_work, work_at
 from megagraph.tracing import is_traced
 from megagraph.workers.far import FarMeter, Passes, far_gates
 from megagraph.workers.link import Link
@@ -121,8 +121,6 @@ class Worker:
             await work_at(place, state, office, self._home.saver)
             # The first process goes on from here, and keeps that this agent has come to its end.
             await self._home.database.write()
-            close_place(place["configurable"], self._home.saver)
-            office.mailroom.left(head)
         except GraphInterrupt as stop:
             return [(interrupt.value, interrupt.id) for interrupt in (stop.args[0] if stop.args else ())]
         except GraphDrained:
