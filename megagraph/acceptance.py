@@ -112,12 +112,11 @@ def bench_of(org: Organisation, version: str, id_: str, agent: str) -> Bench:
 async def inputs_stand(org: Organisation, spec: AgentSpec) -> bool:
     """Whether the reports that an agent waited for still hold. Its lead is told of those that do not."""
     places = org.mailroom.places
-    open_ = [name for name in spec.depends_on if not places[name].closed]
-    withdrawn = await recheck(org, open_)
-    for name in withdrawn:
-        report = places[name].report
+    open_ = [name for name in spec.depends_on if not org.mailroom.closed(name)]
+    for name in await recheck(org, open_):
+        report = places[name].report if name in places else None
         if report is None or report.accepted:
-            # It has handed in anew while others were examined.
+            # It has handed in anew while others were examined, or is gone.
             continue
         why = "; ".join(report.withdrawn)
         text = (
@@ -130,16 +129,15 @@ async def inputs_stand(org: Organisation, spec: AgentSpec) -> bool:
 
 async def recheck(org: Organisation, names: Iterable[str]) -> list[str]:
     """Examine again what was accepted and has changed since; the agents whose acceptance was withdrawn now."""
-    places = org.mailroom.places
-    if not any(_old(org, places[name]) for name in names):
+    places = [org.mailroom.places[name] for name in names]
+    if not any(_old(org, place) for place in places):
         return []
-    withdrawn = []
     async with org.rechecking:
-        for name in names:
-            place = places[name]
-            if _old(org, place) and await _changed(org, place) and not await _stands(org, place):
-                withdrawn.append(name)
-    return withdrawn
+        return [
+            place.spec.name
+            for place in places
+            if _old(org, place) and await _changed(org, place) and not await _stands(org, place)
+        ]
 
 
 def _old(org: Organisation, place: Place) -> bool:
@@ -153,7 +151,7 @@ async def _changed(org: Organisation, place: Place) -> bool:
     assert report is not None
     paths = {path for check in checks_on(spec, report.artefacts) for path in check.paths}
     if any(claim_of(path) for path in paths):
-        paths |= set(subjects(org, spec.name))
+        paths.update(await subjects(org.ledger, spec.name) or ())
     return bool(await asyncio.to_thread(org.workspace.changed, sorted(paths), report.version, org.version))
 
 

@@ -44,7 +44,7 @@ async def think(state: AgentState, runtime: Runtime[Organisation]) -> Command[St
     """Read the mail, ask the model, and decide what comes next. The answer is journalled before it is used."""
     org, spec = runtime.context, AgentSpec.load(state["spec"])
     if org.mailroom.closed(spec.name):
-        return _closed(org, state)
+        return await _closed(org, state)
     mailroom, step = org.mailroom, state.get("step", 0) + 1
     mailroom.read(spec.name, state.get("seen", []))
     place, failure = mailroom.places[spec.name], failure_at(org, spec, step)
@@ -97,11 +97,15 @@ def _after(past: Past, command: Command[Step]) -> Command[Step]:
     return Command(update={**update, **past, "messages": messages}, goto=command.goto)
 
 
-def _closed(org: Organisation, state: AgentState) -> Command[Step]:
+async def _closed(org: Organisation, state: AgentState) -> Command[Step]:
     """The end of an agent whose work is over. What it handed in before a kill, its state may not tell of yet."""
-    report = org.mailroom.places[state["spec"]["name"]].report
-    untold = {} if report is None or state.get("report") else {"report": report.dump()}
-    return Command(update=untold, goto="__end__")
+    name = state["spec"]["name"]
+    if state.get("report"):
+        return Command(goto="__end__")
+    # Of one whose work was over before this process began, there are only the rows.
+    place = org.mailroom.places.get(name)
+    report = place.report if place else await org.ledger.report_of(name)
+    return Command(update={"report": report.dump()} if report else {}, goto="__end__")
 
 
 async def _look(
@@ -199,7 +203,7 @@ async def act(state: AgentState, runtime: Runtime[Organisation]) -> Command[Step
     """Carry out the tool calls of the last turn. What an earlier process has finished is not done again."""
     org, spec, step = runtime.context, AgentSpec.load(state["spec"]), state["step"]
     if org.mailroom.closed(spec.name):
-        return _closed(org, state)
+        return await _closed(org, state)
     requests = requests_of(state["messages"], org.meter.limits.tool_calls)
     caller = _caller(org, spec, state, step)
     done: Mapping[int, ToolRow] = {}

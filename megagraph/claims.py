@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from typing import Literal
 
 from megagraph.inspection import Finding
+from megagraph.ledger import Ledger
 from megagraph.organisation import Organisation
 from megagraph.placeholders import DOCUMENTS
 
@@ -34,17 +35,18 @@ def claim_of(path: str) -> Literal["test", "review", ""]:
     return "review" if words & _REVIEW else ""
 
 
-def subjects(org: Organisation, author: str) -> list[str]:
-    """The files an agent's claims are about: what those it depends on deliver, else its team mates and its team."""
-    places = org.mailroom.places
-    spec = places[author].spec
-    others = list(spec.depends_on)
-    if not others:
-        mates = places[spec.lead].members if spec.lead else []
-        others = [name for name in (*mates, *places[author].members) if name != author]
+async def subjects(ledger: Ledger, author: str) -> list[str] | None:
+    """The files an agent's claims are about: what those it depends on deliver, else its team mates and its team.
+
+    They are known by the rows, since all of them may be gone. None where the author is no agent.
+    """
+    known = await ledger.around(author)
+    if known is None:
+        return None
+    spec, others = known
     paths: set[str] = set()
-    for other in map(places.__getitem__, others):
-        paths.update(other.spec.deliverables, other.report.artefacts if other.report else ())
+    for other, report in others:
+        paths.update(other.deliverables, report.artefacts if report else ())
     paths = {path.removeprefix("./") for path in paths}
     return sorted(path for path in paths - set(spec.deliverables) if not claim_of(path))
 
@@ -57,10 +59,13 @@ async def backed(org: Organisation, path: str, *, version: str) -> Finding:
     """
     workspace = org.workspace
     author = await asyncio.to_thread(workspace.who_wrote, path)
-    if author is None or author not in org.mailroom.places:
-        return author is not None, "" if author else f"there is no file `{path}`."
+    if author is None:
+        return False, f"there is no file `{path}`."
+    owed = await subjects(org.ledger, author)
+    if owed is None:
+        return True, ""
     there = set(await asyncio.to_thread(workspace.paths, version))
-    about = [subject for subject in subjects(org, author) if subject in there]
+    about = [subject for subject in owed if subject in there]
     must_run = claim_of(path) != "review" and org.sandbox is not None
     if not must_run and not about:
         return True, f"{author} is given no files to look at"

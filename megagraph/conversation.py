@@ -38,7 +38,7 @@ def heard_before(
 def _task(org: Organisation, spec: AgentSpec) -> str:
     places = org.mailroom.places
     mates = [places[n].spec for n in places[spec.lead].open if n != spec.name] if spec.lead else []
-    inputs = {name: None if places[name].closed else places[name].report for name in spec.depends_on}
+    inputs = {name: None if org.mailroom.closed(name) else places[name].report for name in spec.depends_on}
     return org.prompts.task(spec, org.goal, mates, inputs)
 
 

@@ -177,12 +177,12 @@ def news_of_files(
 
 def asides_of_merge(caller: Caller, effect: str, merged_over: Sequence[str], paths: Sequence[str]) -> list[Letter]:
     """A word to those whose changes were merged with: lines that fit may still not go together."""
-    me, places = caller.spec.name, caller.org.mailroom.places
+    me = caller.spec.name
     text = f"I have changed {', '.join(paths)} after you; both changes are in it. Check that they fit together."
     return [
         Letter(f"{effect}/merged/{other}", me, other, "aside", text)
         for other in merged_over
-        if other in places and other != me
+        if other != me and not caller.org.mailroom.closed(other)
     ]
 
 

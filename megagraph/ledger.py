@@ -156,14 +156,34 @@ class Ledger:
     def agents(self) -> list[tuple[AgentSpec, Report | None, bool]]:
         """(spec, last report, closed) of each agent, leads before their members."""
         rows = self.database.read("SELECT spec, report, closed FROM agents WHERE run = ? ORDER BY rowid", (self.run,))
-        return [
-            (
-                AgentSpec.load(json.loads(row["spec"])),
-                Report.load(json.loads(row["report"])) if row["report"] else None,
-                row["closed"] is not None,
+        return [(*_agent(row), row["closed"] is not None) for row in rows]
+
+    async def report_of(self, name: str) -> Report | None:
+        """The last report of an agent."""
+        rows = await self.database.read_async(
+            "SELECT report FROM agents WHERE run = ? AND name = ? AND report IS NOT NULL", (self.run, name)
+        )
+        return Report.load(json.loads(rows[0]["report"])) if rows else None
+
+    async def around(self, name: str) -> tuple[AgentSpec, list[tuple[AgentSpec, Report | None]]] | None:
+        """An agent, and those it depends on; where it depends on nobody, its team mates and its own recruits.
+
+        With each is its last report. None where there is no such agent.
+        """
+        one = "SELECT spec, report FROM agents WHERE run = ? AND name = ?"
+        rows = await self.database.read_async(one, (self.run, name))
+        if not rows:
+            return None
+        spec, _ = _agent(rows[0])
+        if spec.depends_on:
+            found = [row for other in spec.depends_on for row in await self.database.read_async(one, (self.run, other))]
+        else:
+            found = await self.database.read_async(
+                "SELECT spec, report FROM agents WHERE run = ? AND lead IN (?, ?) AND lead != '' AND name != ?"
+                " ORDER BY rowid",
+                (self.run, spec.lead, name, name),
             )
-            for row in rows
-        ]
+        return spec, list(map(_agent, found))
 
     def not_done(self) -> list[str]:
         """The recruits that handed in nothing, or nothing that was accepted, each with the reason."""
@@ -619,6 +639,11 @@ def load_shortened(stored: str | None) -> Shortened | None:
             if kept > 0:
                 return Shortened(earlier, kept, longest)
     raise ValueError("a conversation was made shorter in no way that is known")
+
+
+def _agent(row: sqlite3.Row) -> tuple[AgentSpec, Report | None]:
+    report = Report.load(json.loads(row["report"])) if row["report"] else None
+    return AgentSpec.load(json.loads(row["spec"])), report
 
 
 def _call(agent: str, step: int, row: sqlite3.Row) -> CallRow:

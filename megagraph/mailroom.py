@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
+from megagraph.hashes import Hashes
 from megagraph.specs import AgentSpec, Letter, Report
 
 Wake = Literal["work", "close", "park"]
@@ -41,18 +42,6 @@ class Afar:
     why: str = "at work"
 
 
-_NO_LETTERS: dict[str, Letter] = {}
-_NO_IDS: set[str] = set()
-_NO_NAMES: dict[str, str] = {}
-_NO_PART: dict[str, float] = {}
-_NOBODY: list[str] = []
-_NOBODY_OPEN: dict[str, None] = {}
-"""What a closed agent has of these, and nobody adds to: empty ones of its own take 600 bytes."""
-
-_DONE = Report("")
-"""What is left of a report that was accepted and names no files."""
-
-
 @dataclass(slots=True)
 class Place:
     """What the mailroom knows of one agent."""
@@ -71,12 +60,14 @@ class Place:
     awaits: dict[str, str] = field(default_factory=dict)
     """Whom it has written to without an answer since, and the letter. What crosses a letter is no answer to it."""
     future: asyncio.Future[Wake] | None = None
-    members: list[str] = field(default_factory=list)
-    """All that it has ever recruited."""
+    leads: bool = False
+    """Whether it has ever recruited."""
+    members: dict[str, None] = field(default_factory=dict)
+    """Those of its recruits that have a place."""
     open: dict[str, None] = field(default_factory=dict)
     """Those of them whose work is not over."""
     accepted_before: int = 0
-    """How many of the others had their report accepted."""
+    """How many of those whose work is over had their report accepted."""
     stalls: int = 0
     afar: Afar | None = None
     """Where another process works for it: what that one says of it."""
@@ -115,8 +106,12 @@ class Mailroom:
         self, notify: Callable[[str, str], None], on_change: Callable[[str, str, str], None] | None = None
     ) -> None:
         self.places: dict[str, Place] = {}
+        """Of those whose work is not over, or whose loops have not come to their ends since. Of all others there are
+        only the rows."""
         self.open: dict[str, Place] = {}
         """The places of those whose work is not over."""
+        self.names = Hashes()
+        """Of all that there ever were."""
         self._notify = notify
         self._on_change = on_change or (lambda agent, state, why: None)
         self._parked = False
@@ -127,39 +122,34 @@ class Mailroom:
 
     # --- filling -----------------------------------------------------------------------------------------
 
-    def add(self, spec: AgentSpec, *, report: Report | None = None, closed: bool = False) -> Place:
-        """Make a place for an agent. Adding one that is there already changes nothing."""
-        if spec.name in self.places:
-            return self.places[spec.name]
+    def add(self, spec: AgentSpec, report: Report | None = None) -> Place | None:
+        """The place of an agent, made where it has had none. None where its work, or its lead's, is over."""
+        if spec.name in self.names:
+            return self.places.get(spec.name)
+        self.names.add(spec.name)
         place = Place(spec, report=report)
         place.started = place.resting = report is not None
-        self.places[spec.name] = place
         if spec.lead:
-            lead = self.places[spec.lead]
-            lead.members.append(spec.name)
-            # Who recruits is at work; whoever was dismissed in the middle of recruiting gets no team.
-            lead.started, closed = True, closed or lead.closed
-        self.open[spec.name] = place
-        if spec.lead:
-            lead.open[spec.name] = None
-        if closed:
-            self._leave(place)
+            lead = self.places.get(spec.lead)
+            if lead is None or lead.closed:
+                # Whoever was dismissed in the middle of recruiting gets no team.
+                return None
+            # Who recruits is at work.
+            lead.started = lead.leads = True
+            lead.members[spec.name] = lead.open[spec.name] = None
+        self.places[spec.name] = self.open[spec.name] = place
         return place
 
-    def _leave(self, place: Place) -> None:
-        """Its work is over, and little of what it was told is needed any more: it is in the rows.
-
-        What it owed, whom it depended on and whom it recruited says what a claim of its is about (`claims.py`). It may
-        just be examined, so what is checked of it stays.
-        """
-        place.state = "closed"
-        place.spec = replace(place.spec, instructions="", role="", part=_NO_PART)
-        place.letters, place.fresh, place.seen, place.awaits = _NO_LETTERS, _NO_LETTERS, _NO_IDS, _NO_NAMES
-        del self.open[place.spec.name]
-        if place.spec.lead:
-            lead = self.places[place.spec.lead]
-            del lead.open[place.spec.name]
-            lead.accepted_before += place.report is not None and place.report.accepted
+    def note_closed(self, spec: AgentSpec, report: Report | None) -> None:
+        """Note an agent whose work was over before this process began. Only the boss, of whom the last questions are,
+        gets a place."""
+        if not spec.lead:
+            self.add(spec, report)
+            Mailroom.close(self, spec.name)
+        self.names.add(spec.name)
+        if lead := self.places.get(spec.lead):
+            lead.started = lead.leads = True
+            lead.accepted_before += report is not None and report.accepted
 
     def restore(
         self,
@@ -205,7 +195,7 @@ class Mailroom:
         lead = place.spec.lead
         mates = [mate for mate in self.places[lead].open if mate != name] if lead else []
         reach = [*([lead] if lead else []), *mates, *place.open]
-        return [other for other in reach if not self.places[other].closed]
+        return [other for other in reach if not self.closed(other)]
 
     def open_members(self, lead: str) -> list[str]:
         return list(self.places[lead].open)
@@ -216,7 +206,8 @@ class Mailroom:
         return self.places[lead].accepted_before + sum(report is not None and report.accepted for report in reports)
 
     def closed(self, name: str) -> bool:
-        return self.places[name].closed
+        """Whether nobody is at work under this name: so it is with those that have no place."""
+        return name not in self.open
 
     # --- letters -----------------------------------------------------------------------------------------
 
@@ -251,11 +242,11 @@ class Mailroom:
 
     async def wait(self, name: str) -> Wake:
         """Wait until there is something to do for `name`. Costs nothing while it lasts."""
-        place = self.places[name]
-        if place.closed:
+        if self.closed(name):
             return "close"
         if self._parked:
             return "park"
+        place = self.places[name]
         if self._due(place):
             self._set_to_work(place)
             return "work"
@@ -268,17 +259,16 @@ class Mailroom:
 
     def work(self, name: str) -> None:
         """Note that `name` is at work (its loop went on without waiting, as after a restart)."""
-        place = self.places[name]
-        if not place.closed:
-            self._set_to_work(place)
+        if not self.closed(name):
+            self._set_to_work(self.places[name])
 
     async def ask(self, name: str) -> Wake:
         """Wait for a person's answer. Returns `work` when `answered` was called, else as `wait`."""
-        place = self.places[name]
-        if place.closed:
+        if self.closed(name):
             return "close"
         if self._parked:
             return "park"
+        place = self.places[name]
         place.state = "asking"
         self._ever_asked = True
         self._on_change(name, "asking", self.why(name))
@@ -339,6 +329,8 @@ class Mailroom:
 
     def revise(self, name: str, report: Report) -> None:
         """Put another judgement in the place of the one on `name`'s last report. Wakes nobody but dependents."""
+        if self.closed(name):
+            return
         place = self.places[name]
         place.report = report
         if place.spec.lead:
@@ -372,18 +364,25 @@ class Mailroom:
 
     def close(self, name: str) -> list[str]:
         """End `name` and everyone below it; the names that were open until now, top down."""
-        place = self.places[name]
-        if place.closed:
+        if self.closed(name):
             return []
+        place = self.places[name]
         if not place.afar.idle if place.afar else place.state == "working" and not place.resting:
             self._leaving.add(name)
-        self._leave(place)
+        place.state = "closed"
+        del self.open[name]
+        lead = self.places[place.spec.lead] if place.spec.lead else None
+        if lead is not None:
+            del lead.open[name]
+            lead.accepted_before += place.report is not None and place.report.accepted
         self._resolve(place, "close")
         names = [name]
         for member in list(place.open):
             names += Mailroom.close(self, member)
-        if place.spec.lead and not self.places[place.spec.lead].closed:
+        if lead is not None and not lead.closed:
             self._wake_dependents(place.spec.lead)
+        if not self._has_loop(place):
+            self._forget(place)
         return names
 
     def close_team(self, lead: str) -> list[str]:
@@ -392,22 +391,9 @@ class Mailroom:
 
     def left(self, name: str) -> None:
         """Note that the loops of `name` and of everybody below it have come to their ends."""
-        place = self.places[name]
-        self._leaving.discard(name)
-        if self._leaving and place.members:
-            self._leaving = {other for other in self._leaving if name not in self._above(other)}
-        # Those below it have left before, but for those for whom another process works.
-        gone = [place] if place.closed else []
-        while gone:
-            place = gone.pop()
-            if place.open is _NOBODY_OPEN:
-                continue
-            # Its loop was the last that had to tell of its report, and that could have recruited.
-            if place.report is not None:
-                bare = replace(place.report, summary="", version="")
-                place.report = _DONE if bare == _DONE else bare
-            place.members, place.open = place.members or _NOBODY, _NOBODY_OPEN
-            gone += map(self.places.__getitem__, place.members)
+        place = self.places.get(name)
+        if place is not None and place.closed:
+            self._forget(place)
 
     def over(self, lead: str, wave: int) -> bool:
         """Whether nobody of one of `lead`'s teams is open, or still in the middle of what it was dismissed from."""
@@ -427,6 +413,21 @@ class Mailroom:
 
     # --- inside ------------------------------------------------------------------------------------------
 
+    def _has_loop(self, place: Place) -> bool:
+        """Whether this process is told when the loops of the agent and those below it have come to their ends."""
+        return True
+
+    def _forget(self, place: Place) -> None:
+        """Nobody looks for the agent, or anybody below it, any more."""
+        if lead := self.places.get(place.spec.lead):
+            del lead.members[place.spec.name]
+        gone = [place]
+        while gone:
+            place = gone.pop()
+            gone += map(self.places.__getitem__, place.members)
+            self._leaving.discard(place.spec.name)
+            del self.places[place.spec.name]
+
     async def _sleep(self, place: Place) -> Wake:
         place.future = asyncio.get_running_loop().create_future()
         self._settle(place)
@@ -436,14 +437,14 @@ class Mailroom:
             place.future = None
 
     def _file(self, letter: Letter, read_by_sender: Container[str] | None = None) -> bool:
-        place = self.places.get(letter.to)
-        if place is None or place.closed or letter.id in place.letters:
+        place = self.open.get(letter.to)
+        if place is None or letter.id in place.letters:
             return False
         place.letters[letter.id] = letter
         if letter.id not in place.seen:
             place.fresh[letter.id] = letter
-        sender = self.places.get(letter.sender)
-        if sender is None or sender.closed or letter.kind == "aside":
+        sender = self.open.get(letter.sender)
+        if sender is None or letter.kind == "aside":
             return True
         if letter.kind == "message":
             sender.awaits[letter.to] = letter.id
@@ -490,8 +491,8 @@ class Mailroom:
 
     def released(self, name: str) -> bool:
         """Whether those who depend on `name` need not wait for it any more."""
-        place = self.places[name]
-        return place.closed or (place.report is not None and place.report.accepted)
+        place = self.open.get(name)
+        return place is None or (place.report is not None and place.report.accepted)
 
     def _idle(self, place: Place) -> bool:
         """Whether neither it nor anybody below it moves without mail from elsewhere."""
@@ -502,11 +503,11 @@ class Mailroom:
         return at_rest and not self._due(place) and all(self._idle(self.places[name]) for name in members)
 
     def _awaited(self, place: Place) -> list[str]:
-        return sorted(name for name in place.awaits if not self.places[name].closed)
+        return sorted(name for name in place.awaits if not self.closed(name))
 
     def _awaited_above(self, place: Place) -> list[str]:
         """Its lead and team mates that owe it an answer."""
-        return [name for name in self._awaited(place) if name not in place.members]
+        return [name for name in self._awaited(place) if name not in place.open]
 
     def _describe(self, name: str) -> str:
         report = self.places[name].report

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import accumulate
 
+from megagraph.hashes import Hashes
+
 
 class Namespaces:
     """The namespaces of one thread, as long as something may be written to them."""
@@ -13,8 +15,7 @@ class Namespaces:
         self.parents: dict[str, bytes | None] = {}
         """Where in the tree each one hangs."""
         self._inside: dict[str, set[str]] = {}
-        self._closed: set[int] = set()
-        """By their hashes, since there are more and more of them."""
+        self._closed = Hashes()
         for row in rows:
             self.add(*row)
 
@@ -24,7 +25,7 @@ class Namespaces:
 
     def close(self, namespace: str) -> None:
         """In this one and below it, nothing is written any more."""
-        self._closed.add(hash(namespace))
+        self._closed.add(namespace)
         above = namespace.rpartition("|")[0]
         if siblings := self._inside.get(above):
             siblings.discard(namespace)
@@ -39,4 +40,4 @@ class Namespaces:
     def may_have(self, namespace: str) -> bool:
         """Whether there may be checkpoints in it."""
         above = accumulate(namespace.split("|"), "{}|{}".format)
-        return namespace in self.parents or any(hash(name) in self._closed for name in above)
+        return namespace in self.parents or any(name in self._closed for name in above)

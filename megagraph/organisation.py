@@ -154,13 +154,15 @@ class Organisation:
     def _restore(self) -> None:
         agents = self.ledger.agents()
         for spec, report, closed in agents:
-            self.mailroom.add(spec, report=report, closed=closed)
-        if any(spec.part for spec, _, _ in agents):
-            used = self.ledger.used_by()
-            for spec, _, _ in agents:
-                if spec.part:
-                    below = (use for name, use in used.items() if spec.name in self.chain(owner_of(name)))
-                    self.meter.give(spec.name, spec.part, sum(below, start=NOTHING))
+            if closed:
+                self.mailroom.note_closed(spec, report)
+            else:
+                self.mailroom.add(spec, report)
+        if divided := [spec for spec, _, closed in agents if spec.part and not closed]:
+            used, leads = self.ledger.used_by(), {spec.name: spec.lead for spec, _, _ in agents}
+            for spec in divided:
+                below = (use for name, use in used.items() if spec.name in _chain(owner_of(name), leads.__getitem__))
+                self.meter.give(spec.name, spec.part, sum(below, start=NOTHING))
         self.journal = self.ledger.journal()
         last_calls: dict[str, int] = {}
         for agent, step in self.journal:
@@ -208,14 +210,12 @@ class Organisation:
         return first
 
     def spec(self, name: str) -> AgentSpec:
+        """What an agent was told. Raises `KeyError` where its work is over, and its loop at its end."""
         return self.mailroom.places[name].spec
 
     def chain(self, name: str) -> list[str]:
-        """The agent, its lead, and so on up to the boss."""
-        chain = [name]
-        while lead := self.mailroom.places[chain[-1]].spec.lead:
-            chain.append(lead)
-        return chain
+        """The agent, its lead, and so on up to the boss. Raises `KeyError` as `spec` does."""
+        return _chain(name, lambda below: self.spec(below).lead)
 
     def stop(self, reason: str) -> None:
         """Let every agent stop at its next step; nothing in flight is lost."""
@@ -246,7 +246,7 @@ class Organisation:
     def leads(self, name: str) -> bool:
         """Whether the agent is the boss, or has recruited."""
         place = self.mailroom.places[name]
-        return not place.spec.lead or bool(place.members)
+        return not place.spec.lead or place.leads
 
     def outside_of(self, name: str) -> tuple[str, ...]:
         """The tools from outside that the agent has."""
@@ -264,7 +264,7 @@ class Organisation:
         todo = [(name, True)]
         while todo:
             here, below = todo.pop()
-            if here in asked or places[here].closed:
+            if here in asked or self.mailroom.closed(here):
                 continue
             asked.add(here)
             place = places[here]
@@ -358,3 +358,10 @@ class Organisation:
     def _changed(self, agent: str, state: str, why: str) -> None:
         kinds: Mapping[str, EventKind] = {"waiting": "waiting", "asking": "asking"}
         self.emit(kinds[state], agent, why=why)
+
+
+def _chain(name: str, lead_of: Callable[[str], str]) -> list[str]:
+    chain = [name]
+    while lead := lead_of(chain[-1]):
+        chain.append(lead)
+    return chain

@@ -144,10 +144,9 @@ class InteractivePrograms:
 
     async def _end_forgotten(self) -> None:
         """End the programs of agents that have reported: they would keep their places from all others."""
-        places = self._org.mailroom.places
+        mailroom = self._org.mailroom
         for number, started in list(self._started.items()):
-            place = places[started.owner]
-            if place.closed or place.report is not None:
+            if mailroom.closed(started.owner) or mailroom.places[started.owner].report is not None:
                 del self._started[number]
                 await self._terminals.stop(number)
                 await asyncio.to_thread(remove_folder, started.tree)

@@ -159,18 +159,22 @@ async def _turn(of: _Review, step: int, messages: Sequence[BaseMessage], heard: 
     org = of.org
     if (of.name, step) in org.journal:
         return await org.ledger.answered(of.name, step)
-    lead = org.spec(of.agent).lead or BOSS
     known, more = counted(messages)
-    claim = await reserve(org, of.name, step, (org.meter.overhead if known is None else known) + more, of.agent)
-    if claim is not None and of.agent != BOSS and org.gone(of.agent):
+    tokens = (org.meter.overhead if known is None else known) + more
+    claim = None if _is_over(of) else await reserve(org, of.name, step, tokens, of.agent)
+    if claim is not None and _is_over(of):
         org.meter.release(claim)
         claim = None
     if claim is None:
-        raise BranchStopped("the work it reviews is over")
+        raise org.park() if org.stopped else BranchStopped("the work it reviews is over")
     sent = Sent(messages, [heard] if heard else [])
-    # Of the boss's work there are reviews when it is over.
-    asker = replace(org.asker(lead), outside=(), gone=lambda: False)
+    asker = replace(org.asker(org.spec(of.agent).lead or BOSS), outside=(), gone=lambda: False)
     return await ask_model(org, claim, org.reviewers, asker, sent, shown_as=of.agent)
+
+
+def _is_over(of: _Review) -> bool:
+    """Whether what is reviewed is nobody's any more. Of the boss's work there are reviews when it is over."""
+    return of.agent != BOSS and of.org.mailroom.closed(of.agent)
 
 
 async def _look(of: _Review, step: int, request: Request) -> ToolRow:

@@ -77,10 +77,8 @@ class Finish(Args):
 
 async def recruit(caller: Caller, args: Recruit, effect: str) -> Result:
     org, lead = caller.org, caller.spec
-    if org.mailroom.closed(lead.name):
-        raise ToolError("nobody was recruited: your work is over.")
     if org.front is None:
-        specs, notes = admit(org, lead, caller.wave, args.agents)
+        specs, notes = admit(org, lead.name, caller.wave, args.agents)
     else:
         specs, notes = await org.front.admit(lead.name, caller.wave, [wish.model_dump() for wish in args.agents])
         for spec in specs:
@@ -115,16 +113,17 @@ async def recruit(caller: Caller, args: Recruit, effect: str) -> Result:
     )
 
 
-def admit(
-    org: Organisation, lead: AgentSpec, wave: int, wishes: Sequence[Recruitment]
-) -> tuple[list[AgentSpec], list[str]]:
-    """Take recruits in, with names that nobody has; notes say which were changed.
+def admit(org: Organisation, name: str, wave: int, wishes: Sequence[Recruitment]) -> tuple[list[AgentSpec], list[str]]:
+    """Take recruits of an agent in, with names that nobody has; notes say which were changed.
 
     Raises `ToolError` with everything that is wrong with the plan.
     """
+    if org.mailroom.closed(name):
+        raise ToolError("nobody was recruited: your work is over.")
+    lead = org.spec(name)
     _check_recruits(org, lead, wishes)
     taken: set[str] = set()
-    names = {wish.name: _free_name(wish.name, org.mailroom.places, taken) for wish in wishes}
+    names = {wish.name: _free_name(wish.name, org.mailroom.names, taken) for wish in wishes}
     specs = [
         AgentSpec(
             name=names[wish.name],
@@ -149,7 +148,7 @@ def admit(
 
 async def show_plan(caller: Caller, args: Recruit) -> Shown | None:
     """The first recruits of a run, as a person is asked to approve them."""
-    if len(caller.org.mailroom.places) > 1:
+    if len(caller.org.mailroom.names) > 1:
         return None
     _check_recruits(caller.org, caller.spec, args.agents)
     lines = [f"May `{caller.spec.name}` recruit these agents?"]
@@ -191,7 +190,7 @@ def _check_recruits(org: Organisation, lead: AgentSpec, wishes: Sequence[Recruit
         problems.append(
             f"a team may have {limits.width} members: {len(mates)} are there and {len(wishes)} are asked for"
         )
-    total = len(org.mailroom.places)
+    total = len(org.mailroom.names)
     if total + len(wishes) > limits.agents:
         problems.append(
             f"the organisation may have {limits.agents} agents in all: {total} are there"
@@ -223,7 +222,7 @@ def _repeated_jobs(org: Organisation, lead: str, wishes: Sequence[Recruitment]) 
         )
         if same := duplicate_of(spec, others, chain):
             name, why = same
-            way = "`talk` to it, or `dismiss` it first" if name in places[lead].members else "use its work"
+            way = "`talk` to it, or `dismiss` it first" if name in places[lead].open else "use its work"
             found.append(f"`{wish.name}` would do the job of `{name}`, which {why}: {way}")
     return found
 

@@ -118,10 +118,11 @@ class Simulation:
         self.room = Mailroom(self.notice)
         self.room.gather_seconds = 0
         for spec in self.rows.specs.values():
-            self.room.add(spec, report=self.rows.reports.get(spec.name), closed=spec.name in self.rows.closed)
+            note = self.room.note_closed if spec.name in self.rows.closed else self.room.add
+            note(spec, self.rows.reports.get(spec.name))
         rows = self.rows
         self.room.restore(rows.letters.values(), rows.read_at(), rows.last_calls(), rows.rested)
-        for lead in rows.specs:
+        for lead in self.room.open:
             busy = {line.split(" ")[0] for line in self.room.busy(lead) if "has written to you" not in line}
             self.at_rest |= set(self.room.open_members(lead)) - busy
 
@@ -375,9 +376,11 @@ class Simulation:
 
     def may_have_rested(self, name: str) -> None:
         """Who had nothing to do in this process has counted as at rest all the time, once it had reported."""
+        if self.room.closed(name):
+            return
         place = self.room.places[name]
         idle = not (name in self.acted or self.room.has_mail(name) or self.room.open_members(name))
-        if idle and place.report and place.spec.lead and not place.closed:
+        if idle and place.report and place.spec.lead:
             assert name in self.at_rest and place.resting, f"{name} was at rest, and counted as at work"
 
     async def team(self, path: str, state: State) -> State:
@@ -386,7 +389,7 @@ class Simulation:
         loops = [self.run(path, replace(state, seat="desk", node=("wait", "think")[self.tape.below(2)]))]
         for name in state.plan:
             start: Node = "wait" if self.rows.specs[name].depends_on else "think"
-            loops.append(self.run(f"{path}/{name}", State(name, "member", start)))
+            loops.append(self.member(f"{path}/{name}", State(name, "member", start)))
         ends = await asyncio.gather(*loops, return_exceptions=True)
         for end in ends:
             if isinstance(end, BaseException):
@@ -395,13 +398,19 @@ class Simulation:
         assert isinstance(desk, State)
         return after_report(replace(state, step=desk.step, seen=desk.seen, wave=desk.wave))
 
+    async def member(self, path: str, start: State) -> State:
+        end = await self.run(path, start)
+        self.room.left(start.name)
+        assert start.name not in self.room.places, f"{start.name} is remembered although it is gone"
+        return end
+
     # --- what they do ------------------------------------------------------------------------------------
 
     def decide(self, name: str, letters: list[Letter]) -> tuple[Action, ...]:
         """The model's answer: actions, or none for a plain text."""
         room, below = self.room, self.tape.below
         mine, busy = room.open_members(name), [line.split(" ")[0] for line in room.busy(name)]
-        few = len(room.places) < MOST_AGENTS and room.places[name].spec.depth < DEPTH
+        few = len(self.rows.specs) < MOST_AGENTS and room.places[name].spec.depth < DEPTH
         plan = ("recruit", tuple(below(16) for _ in range(1 + below(3)))) if few else ("talk", ())
         talk = ("talk", self.tape.some(room.reach(name)))
         choices: list[tuple[Action, ...]]
@@ -432,7 +441,7 @@ class Simulation:
             choices = [done, done, (plan,), (talk, *done), (talk,), (), (("finish", INCOMPLETE),), (("ask",), plan)]
             choices += [(("aside", self.tape.some(list(room.places))), talk)]
             choices += [(("fail",),)] if name != "boss" else []
-            if not room.places[name].members and name == "boss":
+            if name == "boss" and not room.places[name].leads:
                 choices = [(plan,)]
         return choices[below(len(choices))]
 
@@ -440,7 +449,7 @@ class Simulation:
         """Add a member for each wish, whose bits say which of those before it it depends on."""
         lead = self.rows.specs[state.name]
         before = self.room.open_members(lead.name)
-        first = len(self.room.places[lead.name].members)
+        first = sum(spec.lead == lead.name for spec in self.rows.specs.values())
         specs = []
         for i, bits in enumerate(wishes, first):
             name = f"{lead.name}_{i}" if lead.lead else f"m{i}"

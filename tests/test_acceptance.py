@@ -12,8 +12,11 @@ from typing import Any, cast
 import pytest
 
 from megagraph import Check, Limits, MegaGraph, ReviewCheck, Scenario, reviewer
+from megagraph.claims import subjects
 from megagraph.errors import BranchStopped
+from megagraph.home import Home
 from megagraph.limits import Claim, Meter, Use
+from megagraph.mailroom import Mailroom
 from megagraph.models import Asker
 from megagraph.rehearsal import (
     Brief,
@@ -30,7 +33,7 @@ from megagraph.rehearsal import (
     write_file,
 )
 from megagraph.run import Result
-from megagraph.specs import AgentSpec
+from megagraph.specs import AgentSpec, Report
 from tests.scripts import Play, one
 
 ENGINE = "print('engine 1')\n"
@@ -236,6 +239,40 @@ def test_a_test_of_an_older_version_does_not_count_until_it_is_made_again(tmp_pa
     assert withdrawn.agent == "tester"
     assert "since engine.py was changed" in withdrawn.data["why"]
     assert result.not_done == ()
+
+
+def test_what_a_claim_is_about_is_known_by_the_rows(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    ledger = home.ledger("the run")
+    specs = [
+        AgentSpec("boss", "", ""),
+        AgentSpec("lead", "leads", "Lead.", lead="boss"),
+        AgentSpec("coder", "codes", "Code.", ("engine.py",), lead="lead"),
+        AgentSpec("tester", "tests", "Test.", ("test_report.md",), ("coder",), lead="lead"),
+        AgentSpec("critic", "reviews", "Look.", ("review.md",), lead="lead"),
+        AgentSpec("head", "leads", "Lead and look.", ("audit.md",), lead="boss"),
+        AgentSpec("hand", "works", "Work.", ("./text.md",), lead="head"),
+    ]
+    report = Report("Done.", ("engine.py", "more.py"), version="1" * 40)
+    home.database.write_sync(
+        *(ledger.recruited(spec, f"boss/1/{i}") for i, spec in enumerate(specs)),
+        ledger.reported("coder", report),
+        *ledger.closed([spec.name for spec in specs]),
+        home.ledger("another").recruited(AgentSpec("stranger", "", "", ("other.md",), lead="lead"), "boss/1/0"),
+    )
+
+    async def about() -> dict[str, list[str] | None]:
+        names = ("boss", "tester", "critic", "head", "nobody")
+        return {name: await subjects(ledger, name) for name in names}
+
+    assert asyncio.run(about()) == {
+        "boss": [],
+        "tester": ["engine.py", "more.py"],
+        "critic": ["engine.py", "more.py"],
+        "head": ["text.md"],
+        "nobody": None,
+    }
+    home.close()
 
 
 def test_a_review_needs_a_read_of_what_it_is_about(tmp_path: Path) -> None:
@@ -485,9 +522,17 @@ def test_a_scenario_is_judged_by_all_kinds(tmp_path: Path) -> None:
 
 
 def test_nobody_pays_for_the_review_of_one_who_was_dismissed_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    meter, asked = Meter(Limits()), []
+    meter, asked, mailroom = Meter(Limits()), [], Mailroom(lambda lead, text: None)
+    mailroom.add(AgentSpec("boss", "", ""))
+    for name in ("there", "gone", "going"):
+        mailroom.add(AgentSpec(name, "", "", lead="boss"))
+    mailroom.close("gone")
+    mailroom.left("gone")
 
     async def reserve(org: Any, agent: str, step: int, tokens: int, owner: str) -> Claim | None:
+        if owner == "going":
+            mailroom.close("going")
+            mailroom.left("going")
         return await meter.reserve(agent, step, Use(1, tokens))
 
     async def ask_model(*args: Any, **kwargs: Any) -> None:
@@ -498,9 +543,10 @@ def test_nobody_pays_for_the_review_of_one_who_was_dismissed_meanwhile(monkeypat
         journal=set(),
         meter=meter,
         reviewers=None,
-        spec=lambda name: AgentSpec(name, "", "", lead="boss"),
-        asker=lambda name: Asker(name),
-        gone=lambda name: name in ("gone", "boss"),
+        mailroom=mailroom,
+        stopped="",
+        spec=lambda name: mailroom.places[name].spec,
+        asker=Asker,
     )
     monkeypatch.setattr(reviewer, "reserve", reserve)
     monkeypatch.setattr(reviewer, "ask_model", ask_model)
@@ -511,8 +557,9 @@ def test_nobody_pays_for_the_review_of_one_who_was_dismissed_meanwhile(monkeypat
             await reviewer._turn(of, 1, [], "Look.")
         return str(stopped.value)
 
-    assert asyncio.run(turn("gone")) == "the work it reviews is over"
+    for agent in ("gone", "going"):
+        assert asyncio.run(turn(agent)) == "the work it reviews is over"
     assert (asked, meter.in_flight) == ([], 0)
+    mailroom.close("boss")
     # The boss's work is reviewed when it is over.
-    for agent in ("there", "boss"):
-        assert asyncio.run(turn(agent)) == "asked"
+    assert asyncio.run(turn("boss")) == "asked"

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from megagraph.claims import subjects
 from megagraph.mailroom import STALLS_BEFORE_END, Mailroom, Wake
-from megagraph.organisation import Organisation
 from megagraph.specs import AgentSpec, Letter, LetterKind, Report
 from tests.simulation import ACCEPTED, FAILED, Action, Rows, Simulation, Tape, in_order, play
 
@@ -437,29 +433,51 @@ def test_a_team_that_moved_since_is_not_ended_for_what_was_before() -> None:
     within_seconds(main)
 
 
-def test_what_a_claim_is_about_is_known_when_its_author_and_the_whole_team_are_gone() -> None:
-    mailroom = Mailroom(lambda lead, text: None)
-    specs = [
-        AgentSpec("boss", "", ""),
-        AgentSpec("lead", "leads", "Lead.", lead="boss"),
-        AgentSpec("coder", "codes", "Code.", ("engine.py",), lead="lead"),
-        AgentSpec("tester", "tests", "Test.", ("test_report.md",), ("coder",), lead="lead"),
-        AgentSpec("critic", "reviews", "Look.", ("review.md",), lead="lead"),
-        AgentSpec("head", "leads", "Lead and look.", ("audit.md",), lead="boss"),
-        AgentSpec("hand", "works", "Work.", ("text.md",), lead="head"),
-    ]
-    for spec in specs:
-        mailroom.add(spec)
-    mailroom.report("coder", Report("Done.", ("engine.py", "more.py"), version="1" * 40))
-    org = cast(Organisation, SimpleNamespace(mailroom=mailroom))
-    about = {
-        "tester": ["engine.py", "more.py"],
-        "critic": ["engine.py", "more.py"],
-        "head": ["text.md"],
-    }
-    assert {name: subjects(org, name) for name in about} == about
-    for name in mailroom.close("lead") + mailroom.close("head"):
-        assert {name: subjects(org, name) for name in about} == about, name
-    for name in ("hand", "critic", "tester", "coder", "lead", "head"):
-        mailroom.left(name)
-        assert {name: subjects(org, name) for name in about} == about, name
+def test_of_those_whose_loops_have_ended_only_the_name_is_known() -> None:
+    async def main() -> None:
+        room = Room("a", "b")
+        for member in ("a1", "a2"):
+            room.hire(member, "a")
+        room.hand_in("a1")
+        room.close("a1")
+        assert room.places.keys() == {"boss", "a", "b", "a1", "a2"}
+        room.left("a1")
+        assert room.places.keys() == {"boss", "a", "b", "a2"}
+        room.hire("c", depends_on=("a",))
+        (waits,) = await room.sleeps("c")
+        room.send("b", "a2")
+        room.close("a")
+        assert await waits == "work"
+        room.left("a")
+        assert room.places.keys() == {"boss", "b", "c"}
+        assert all(name in room.names for name in ("a", "a1", "a2"))
+        assert len(room.names) == 6
+        # What comes late changes nothing, and nobody comes back.
+        room.send("b", "a")
+        room.send("a1", "boss", "report")
+        room.revise("a1", Report("", missing=("a.md",)))
+        room.left("a2")
+        room.hire("a1", "boss")
+        room.hire("a3", "a")
+        assert room.places.keys() == {"boss", "b", "c"}
+        assert room.closed("a1")
+        assert room.reach("b") == ["boss", "c"]
+        assert room.accepted_of("boss") == 0
+        assert await room.wait("a1") == "close"
+
+    within_seconds(main)
+
+
+def test_a_team_that_is_dismissed_at_once_is_forgotten_loop_by_loop() -> None:
+    room = Room("a", "b")
+    for member in ("a1", "a2"):
+        room.hire(member, "a")
+    assert room.close("a") == ["a", "a1", "a2"]
+    for name, over in (("a2", False), ("a1", False), ("a", True)):
+        room.left(name)
+        assert room.over("boss", 0) is False
+        assert (name in room.places) is False
+        assert ("a" not in room.places) is over
+    room.close("b")
+    room.left("b")
+    assert room.over("boss", 0)

@@ -172,6 +172,8 @@ class Workers:
             raise self._org.park() from error
         if parked is not None:
             raise GraphInterrupt(tuple(Interrupt(value=value, id=id_) for value, id_ in parked))
+        worker.heads.discard(head)
+        del self._at[head]
 
     def tell(self, verb: str, *args: Any) -> None:
         """Tell all of them what wakes nobody."""
@@ -224,14 +226,12 @@ class Workers:
         return list(dict.fromkeys(worker for worker in found if worker is not None))
 
     def _give_away(self, head: str) -> _Worker:
-        for worker in self._workers:
-            # Of generations that are over, only their rows are left.
-            worker.heads = {name for name in worker.heads if not self._mailroom.closed(name)}
         worker = min(self._workers, key=lambda worker: len(worker.heads))
         self._at[head] = worker
-        worker.heads.add(head)
-        self._mailroom.give_away(head)
-        self.mail("take", head, self._mailroom.places[head].unread, to=[worker])
+        if not self._mailroom.closed(head):
+            worker.heads.add(head)
+            self._mailroom.give_away(head)
+            self.mail("take", head, self._mailroom.places[head].unread, to=[worker])
         return worker
 
     async def _start(self, worker: _Worker) -> None:
@@ -308,7 +308,7 @@ class Workers:
 
     def _hear_admit(self, worker: _Worker, lead: str, wave: int, wishes: list[dict[str, Any]]) -> Any:
         self._origin = None
-        return admit(self._org, self._org.spec(lead), wave, [Recruitment.model_validate(wish) for wish in wishes])
+        return admit(self._org, lead, wave, [Recruitment.model_validate(wish) for wish in wishes])
 
     async def _hear_files(self, worker: _Worker, method: str, args: Any, kwargs: Any) -> Any:
         result = await self._org.change_files(method, *args, **kwargs)

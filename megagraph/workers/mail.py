@@ -1,8 +1,8 @@
 """The mailroom of a run whose agents are in several processes: each has its part, and tells the others what they need.
 
 The first process decides for the boss, each worker for the branches that were given to it. Of an agent that another
-process works for, a place is kept here all the same: so that it can be written to, that its report starts those who
-depend on it, and that its name is taken. How its branch stands is told by its process, after all that this process
+process works for, a place is kept here all the same: so that it can be written to, and that its report starts those
+who depend on it. How its branch stands is told by its process, after all that this process
 had said to it by then: nobody is found idle who has mail on the way.
 """
 
@@ -43,7 +43,7 @@ class SharedMailroom(Mailroom):
             self._post("letter", letter)
 
     def read(self, name: str, ids: Iterable[str]) -> None:
-        new = [id_ for id_ in ids if id_ not in self.places[name].seen]
+        new = [] if self.closed(name) else [id_ for id_ in ids if id_ not in self.places[name].seen]
         super().read(name, new)
         # Whoever wrote may find that it is owed an answer no more.
         if theirs := [id_ for id_ in new if self._is_afar(id_.partition("/")[0])]:
@@ -70,16 +70,15 @@ class SharedMailroom(Mailroom):
             case "letter", (Letter() as letter,):
                 self.deliver(letter)
             case "read", (str(name), list(ids)):
-                if name in self.places:
-                    self.read(name, ids)
+                self.read(name, ids)
             case "report", (str(name), dict(report)):
-                self.report(name, Report.load(report))
+                if name in self.places:
+                    self.report(name, Report.load(report))
             case "revise", (str(name), dict(report)):
                 self.revise(name, Report.load(report))
             case "closed", (list(names),):
                 for name in names:
-                    if name in self.places:
-                        self.close(name)
+                    self.close(name)
             case _:
                 return False
         return True
@@ -113,11 +112,15 @@ class FrontMailroom(SharedMailroom):
             below.afar = Afar(idle=True, moves=False)
         place.afar = Afar()
 
-    def add(self, spec: AgentSpec, *, report: Report | None = None, closed: bool = False) -> Place:
-        place = super().add(spec, report=report, closed=closed)
-        if place.afar is None and spec.lead not in ("", BOSS) and self._is_afar(spec.lead):
+    def add(self, spec: AgentSpec, report: Report | None = None) -> Place | None:
+        place = super().add(spec, report)
+        if place is not None and place.afar is None and spec.lead not in ("", BOSS) and self._is_afar(spec.lead):
             place.afar = Afar(idle=True, moves=False)
         return place
+
+    def _has_loop(self, place: Place) -> bool:
+        # Of those deep in a branch their process is told.
+        return place.afar is None or place.spec.lead == BOSS
 
     def park(self) -> None:
         super().park()
@@ -162,16 +165,27 @@ class BranchMailroom(SharedMailroom):
 
     def take_over(self, head: str) -> None:
         """From now on this process works for the agent and everybody below it."""
+        if self.closed(head):
+            # It was over before this process had read the rows.
+            return
         self.heads[head] = Afar()
         for place in self._branch(self.places[head]):
             place.afar = None
 
-    def add(self, spec: AgentSpec, *, report: Report | None = None, closed: bool = False) -> Place:
+    def add(self, spec: AgentSpec, report: Report | None = None) -> Place | None:
         new = spec.name not in self.places
-        place = super().add(spec, report=report, closed=closed)
-        if new and self.head(spec.name) not in self.heads:
+        place = super().add(spec, report)
+        if new and place is not None and self.head(spec.name) not in self.heads:
             place.afar = Afar()
         return place
+
+    def left(self, name: str) -> None:
+        super().left(name)
+        self.heads.pop(name, None)
+        self._moved.discard(name)
+
+    def _has_loop(self, place: Place) -> bool:
+        return place.afar is None
 
     def heard(self, verb: str, *args: object) -> bool:
         # What the first process tells it knows.
