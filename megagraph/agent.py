@@ -46,17 +46,16 @@ async def think(state: AgentState, runtime: Runtime[Organisation]) -> Command[St
     if org.mailroom.closed(spec.name):
         return await _closed(org, state)
     mailroom, step = org.mailroom, state.get("step", 0) + 1
-    mailroom.read(spec.name, state.get("seen", []))
-    place, failure = mailroom.places[spec.name], failure_at(org, spec, step)
+    failure = failure_at(org, spec, step)
     if (spec.name, step) in org.journal:
         # Whether it is at work or at rest after this turn is known from the rows already.
         row = await org.ledger.answered(spec.name, step)
-        counts, _ = await _look(org, spec, state, [place.letters[id_] for id_ in row.letters])
+        counts, _ = await _look(org, spec, state, await org.ledger.letters_of(row.letters))
     elif failure:
-        return stay_failed(org, {**state, "step": step}, spec, failure)
+        return await stay_failed(org, {**state, "step": step}, spec, failure)
     else:
         mailroom.work(spec.name)
-        letters = place.unread
+        letters = mailroom.places[spec.name].unread
         counts, findings = await _look(org, spec, state, letters)
         if stop := next((finding for finding in findings if finding.level == "stop"), None):
             return stop_branch(org, spec, stop)
@@ -86,7 +85,7 @@ async def _follow(
         update["messages"].append(HumanMessage(note(f"{problem[0].upper()}{problem[1:]}. Call a tool, or `finish`.")))
         return await after_bad(org, spec, state, update, problem, final=declined(row.answer) is not None)
     if failure:
-        return both(update, stay_failed(org, {**state, "step": row.step}, spec, failure))
+        return both(update, await stay_failed(org, {**state, "step": row.step}, spec, failure))
     return await _rest(org, spec, state, update, row.answer.text)
 
 
@@ -212,7 +211,7 @@ async def act(state: AgentState, runtime: Runtime[Organisation]) -> Command[Step
     failure = failure_at(org, spec, step)
     unfit = len(done) == len(requests) and all(row.effects.get("unfit") for row in done.values())
     if failure and not unfit:
-        return stay_failed(org, state, spec, failure)
+        return await stay_failed(org, state, spec, failure)
     if not failure and not any("report" in row.effects for row in done.values()):
         # One that an earlier process took to its end is at rest, though its turn is not noted yet.
         org.mailroom.work(spec.name)
@@ -264,7 +263,6 @@ def _open_team(
 async def wait(state: AgentState, runtime: Runtime[Organisation]) -> Command[Step]:
     """Sleep until there is mail, the dependencies have reported, or the team is over."""
     org, spec = runtime.context, AgentSpec.load(state["spec"])
-    org.mailroom.read(spec.name, state.get("seen", []))
     wake = await org.mailroom.wait(spec.name)
     while wake == "work" and not state.get("step") and not await inputs_stand(org, spec):
         org.mailroom.hold(spec.name)

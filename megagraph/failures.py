@@ -113,11 +113,10 @@ def failure_at(org: Organisation, spec: AgentSpec, step: int) -> Letter | None:
     return org.mailroom.told_lead(spec.name, _id_of_failure(spec.name, step))
 
 
-def stay_failed(org: Organisation, state: AgentState, spec: AgentSpec, failure: Letter) -> Command[Step]:
+async def stay_failed(org: Organisation, state: AgentState, spec: AgentSpec, failure: Letter) -> Command[Step]:
     """What `fail` came to in an earlier process. What its lead has written since is not settled by it."""
     report = Report(failure.text.removesuffix(_CHOICE), failed=True)
-    mine = org.mailroom.places[spec.name].letters
-    return _failed(org, state, spec, report, [mine[id_] for id_ in failure.settles if id_ in mine])
+    return _failed(org, state, spec, report, await org.ledger.letters_of(failure.settles))
 
 
 def _id_of_failure(name: str, step: int) -> str:
@@ -180,7 +179,7 @@ async def after_bad(
     update = {**update, "bad": 0}
     state = cast(AgentState, {**state, **update})
     if earlier := failure_at(org, spec, state["step"]):
-        return both(update, stay_failed(org, state, spec, earlier))
+        return both(update, await stay_failed(org, state, spec, earlier))
     org.emit("failed", spec.name, error=reason, problem="declined" if final else "unfit")
     if not spec.lead:
         org.failed = True

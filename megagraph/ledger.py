@@ -11,7 +11,7 @@ import asyncio
 import json
 import sqlite3
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -49,6 +49,8 @@ LEFT JOIN tool_calls t ON e.kind IN ('tool', 'tool_started') AND t.run = e.run A
 LEFT JOIN calls c ON (e.kind = 'thought' OR e.kind = 'tool_started' AND t.run IS NULL)
     AND c.run = e.run AND c.agent = e.agent AND c.step = json_extract(e.data, '$.step')
 """
+
+_LETTERS = "SELECT id, sender, recipient, kind, text, settles FROM letters"
 
 
 @dataclass(frozen=True)
@@ -413,20 +415,27 @@ class Ledger:
 
     def letters(self) -> list[Letter]:
         """Every letter, oldest first."""
-        rows = self.database.read(
-            "SELECT id, sender, recipient, kind, text, settles FROM letters WHERE run = ? ORDER BY rowid", (self.run,)
+        return list(map(_letter, self.database.read(f"{_LETTERS} WHERE run = ? ORDER BY rowid", (self.run,))))
+
+    async def letters_of(self, ids: Sequence[str]) -> list[Letter]:
+        """The letters with these ids, in their order."""
+        if not ids:
+            return []
+        wanted = to_json(ids).decode()
+        rows = await self.database.read_async(
+            f"{_LETTERS} WHERE run = ? AND id IN (SELECT value FROM json_each(?))", (self.run, wanted)
         )
-        return [
-            Letter(
-                row["id"],
-                row["sender"],
-                row["recipient"],
-                _kind(row["kind"]),
-                row["text"],
-                tuple(json.loads(row["settles"] or "[]")),
-            )
-            for row in rows
-        ]
+        found = {row["id"]: _letter(row) for row in rows}
+        return [found[id_] for id_ in ids if id_ in found]
+
+    async def letters_to(self, name: str, sender: str, last: int, *, but: Iterable[str]) -> list[Letter]:
+        """The last letters that somebody was sent, oldest first: of one sender, if one is named, and without some."""
+        rows = await self.database.read_async(
+            f"{_LETTERS} WHERE run = ?1 AND recipient = ?2 AND ?3 IN ('', sender)"
+            " AND id NOT IN (SELECT value FROM json_each(?4)) ORDER BY rowid DESC LIMIT ?5",
+            (self.run, name, sender, to_json(list(but)).decode(), last),
+        )
+        return list(map(_letter, reversed(rows)))
 
     def read_at(self) -> dict[str, int]:
         """The step at which its recipient read each letter that was read."""
@@ -655,6 +664,11 @@ def _call(agent: str, step: int, row: sqlite3.Row) -> CallRow:
         load_answer(json.loads(row["answer"])),
         load_shortened(row["shortened"]),
     )
+
+
+def _letter(row: sqlite3.Row) -> Letter:
+    settles = tuple(json.loads(row["settles"] or "[]"))
+    return Letter(row["id"], row["sender"], row["recipient"], _kind(row["kind"]), row["text"], settles)
 
 
 def _kind(text: str) -> LetterKind:

@@ -10,8 +10,9 @@ An agent that has nothing to do awaits a future here. It is woken by what it wai
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 from megagraph.hashes import Hashes
@@ -52,11 +53,12 @@ class Place:
     resting: bool = False
     """It has reported and has nothing to do since, though it may still be on its way to wait."""
     report: Report | None = None
-    letters: dict[str, Letter] = field(default_factory=dict)
-    """Everything ever sent to it, in order of arrival."""
-    seen: set[str] = field(default_factory=set)
+    had: Hashes = field(default_factory=Hashes)
+    """The ids of all letters that were ever sent to it."""
     fresh: dict[str, Letter] = field(default_factory=dict)
-    """Those of its letters that it has not read."""
+    """Those that it has not read, in order of arrival."""
+    handed_in: Letter | None = None
+    """The last report or failure that it has sent to its lead."""
     awaits: dict[str, str] = field(default_factory=dict)
     """Whom it has written to without an answer since, and the letter. What crosses a letter is no answer to it."""
     future: asyncio.Future[Wake] | None = None
@@ -76,9 +78,8 @@ class Place:
     def unread(self) -> list[Letter]:
         return list(self.fresh.values())
 
-    def read(self, ids: Iterable[str]) -> None:
-        self.seen.update(ids)
-        self.fresh = {id_: letter for id_, letter in self.fresh.items() if id_ not in self.seen}
+    def has_read(self, id_: str) -> bool:
+        return id_ in self.had and id_ not in self.fresh
 
     @property
     def closed(self) -> bool:
@@ -86,17 +87,6 @@ class Place:
 
     def go_to_work(self) -> None:
         self.state, self.started, self.resting = "working", True, False
-
-
-class _ReadBy:
-    """The letters that were read at a step or before."""
-
-    def __init__(self, read_at: Mapping[str, int], step: int) -> None:
-        self._read_at = read_at
-        self._step = step
-
-    def __contains__(self, id_: object) -> bool:
-        return isinstance(id_, str) and self._read_at.get(id_, self._step + 1) <= self._step
 
 
 class Mailroom:
@@ -169,7 +159,7 @@ class Mailroom:
         read_at = dict(read_at)
         for letter in letters:
             step = int(letter.id.split("/")[1]) if letter.kind != "notice" else 0
-            self._file(letter, _ReadBy(read_at, step))
+            self._file(letter, partial(_was_read, read_at, step))
             if letter.kind in ("report", "failure"):
                 handed_in[letter.sender] = step
             if sender := self.places.get(letter.sender):
@@ -177,9 +167,7 @@ class Mailroom:
                 if letter.settles:
                     read_at.update(dict.fromkeys(letter.settles, step))
                     self.read(letter.sender, letter.settles)
-            if letter.id in read_at and letter.to in self.open:
-                reader = self.places[letter.to]
-                reader.seen.add(letter.id)
+            if letter.id in read_at and (reader := self.open.get(letter.to)):
                 reader.fresh.pop(letter.id, None)
         for name, place in self.places.items():
             last = last_calls.get(name, 0)
@@ -230,13 +218,14 @@ class Mailroom:
 
     def read(self, name: str, ids: Iterable[str]) -> None:
         """Note that `name` has read these letters."""
-        if not self.closed(name):
-            self.places[name].read(ids)
+        if place := self.open.get(name):
+            for id_ in ids:
+                place.fresh.pop(id_, None)
 
     def told_lead(self, name: str, id_: str) -> Letter | None:
-        """The letter with this id that `name` has sent to its lead; None where there is none, or no lead."""
-        lead = self.places[name].spec.lead
-        return self.places[lead].letters.get(id_) if lead else None
+        """What `name` has last handed in to its lead, if it has this id."""
+        letter = self.places[name].handed_in
+        return letter if letter is not None and letter.id == id_ else None
 
     # --- waiting -----------------------------------------------------------------------------------------
 
@@ -374,6 +363,7 @@ class Mailroom:
         lead = self.places[place.spec.lead] if place.spec.lead else None
         if lead is not None:
             del lead.open[name]
+            lead.awaits.pop(name, None)
             lead.accepted_before += place.report is not None and place.report.accepted
         self._resolve(place, "close")
         names = [name]
@@ -436,19 +426,21 @@ class Mailroom:
         finally:
             place.future = None
 
-    def _file(self, letter: Letter, read_by_sender: Container[str] | None = None) -> bool:
+    def _file(self, letter: Letter, read_by_sender: Callable[[str], bool] | None = None) -> bool:
         place = self.open.get(letter.to)
-        if place is None or letter.id in place.letters:
+        if place is None or letter.id in place.had:
             return False
-        place.letters[letter.id] = letter
-        if letter.id not in place.seen:
-            place.fresh[letter.id] = letter
+        place.had.add(letter.id)
+        place.fresh[letter.id] = letter
         sender = self.open.get(letter.sender)
         if sender is None or letter.kind == "aside":
             return True
         if letter.kind == "message":
             sender.awaits[letter.to] = letter.id
-        if place.awaits.get(letter.sender) in (sender.seen if read_by_sender is None else read_by_sender):
+        elif letter.kind != "notice":
+            sender.handed_in = letter
+        asked = place.awaits.get(letter.sender)
+        if asked is not None and (read_by_sender or sender.has_read)(asked):
             del place.awaits[letter.sender]
         return True
 
@@ -560,3 +552,8 @@ class Mailroom:
             return
         lines = [f"- {name} {self.why(name)}" for name in self.open_members(lead)]
         self._notify(lead, "Nothing in your team moves by itself any more:\n" + "\n".join(lines))
+
+
+def _was_read(read_at: Mapping[str, int], step: int, id_: str) -> bool:
+    """Whether a letter was read at a step or before."""
+    return read_at.get(id_, step + 1) <= step

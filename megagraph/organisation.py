@@ -334,7 +334,7 @@ class Organisation:
 
     def tell(self, id_: str, to: str, text: str) -> None:
         """Send a word from the system itself, and wake its reader. The same id is sent once in the life of a run."""
-        if not self.mailroom.closed(to) and id_ not in self.mailroom.places[to].letters:
+        if not self.mailroom.closed(to) and id_ not in self.mailroom.places[to].had:
             letter = Letter(id_, "notice", to, "notice", text)
             self.ledger.database.post(self.ledger.letter(letter), *self.event_rows(news_of_letters([letter])))
             self.mailroom.deliver(letter)
@@ -345,7 +345,7 @@ class Organisation:
     def _nearly(self, limit: str, used: float, allowed: float) -> None:
         """Tell the boss that a limit is near, so that it can wind down."""
         id_, why = f"notice/{BOSS}/{limit}={allowed:g}", f"{limit}: {used:,.6g} of {allowed:,.6g} are used"
-        if self.mailroom.closed(BOSS) or id_ in self.mailroom.places[BOSS].letters:
+        if self.mailroom.closed(BOSS) or id_ in self.mailroom.places[BOSS].had:
             return
         self.emit("limit", limit=limit, used=used, allowed=allowed, reached=False, why=why)
         self.tell(

@@ -26,6 +26,10 @@ def merge(old: dict[str, Any], writes: Sequence[dict[str, Any]]) -> dict[str, An
     return merged
 
 
+def latest(old: list[str], writes: Sequence[list[str]]) -> list[str]:
+    return writes[-1] if writes else old
+
+
 class AgentState(TypedDict, total=False):
     """All that is checkpointed of one agent. What grows, or is large and seldom changes, is kept as deltas."""
 
@@ -38,8 +42,9 @@ class AgentState(TypedDict, total=False):
     """How many messages were left of its conversation, the ones above included, when it was last compacted."""
     before: int
     """How many messages it had said and heard when it sat down at its desk, which are in the state above."""
-    seen: Annotated[list[str], DeltaChannel(extend, snapshot_frequency=50)]
-    """Ids of the letters it has read."""
+    seen: Annotated[list[str], DeltaChannel(latest, snapshot_frequency=50)]
+    """Ids of the letters it has read last, in this loop: for who looks at its moves. All that it has read are in the
+    rows of its calls."""
     versions: Annotated[dict[str, str], DeltaChannel(merge, snapshot_frequency=50)]
     """The version of each file that it has last read or written."""
     todo: Annotated[dict[str, list[str]], DeltaChannel(merge, snapshot_frequency=50)]

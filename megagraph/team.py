@@ -64,9 +64,8 @@ _CARRIED = (
     "guards",
     "compacted",
 )
-"""What a lead takes along from its own loop to the desk of its team."""
-_GROWING = ("messages", "seen")
-"""What it leaves behind, since it would be kept once more for every team, and hands back with what has come to it."""
+"""What a lead takes along from its own loop to the desk of its team. Its conversation would be kept once more for every
+team: it leaves that behind, and hands back what has come to it."""
 
 
 @dataclass(frozen=True)
@@ -352,14 +351,14 @@ class Seat(Runnable[Any, dict[str, Any]]):
         return {}
 
     async def _lead(self, lead: dict[str, Any], config: RunnableConfig | None) -> dict[str, Any]:
-        begun = {"messages": [], "seen": [], **lead}
+        begun = {"messages": [], **lead}
         out = await self.agent.ainvoke({**begun, "seat": "desk", "plan": [], "report": None}, config)
         changed = {key: out[key] for key in (*_CARRIED, "report") if key in out and out[key] != lead.get(key)}
         if out.get("plan"):
             # It leaves this desk to open its next team.
             changed |= {"plan": out["plan"], "up": out["up"] - 1}
-        changed |= {key: out[key][len(begun[key]) :] for key in _GROWING}
         said = begun["messages"]
+        changed["messages"] = out["messages"][len(said) :]
         if out.get("before", 0) != lead.get("before", 0) or out["messages"][: len(said)] != said:
             # In a branch it has another past.
             changed |= {"messages": out["messages"], "rewritten": True}
@@ -374,7 +373,6 @@ def _seated(state: dict[str, Any], config: RunnableConfig | None) -> Iterator[in
         yield len(state.get("messages", []))
         return
     above, said = org.before.get(name, ()), said_so_far(org, cast(AgentState, state))
-    org.mailroom.read(name, state.get("seen", []))
     org.before[name] = said
     try:
         yield len(said)

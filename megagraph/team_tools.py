@@ -264,9 +264,9 @@ async def talk(caller: Caller, args: Talk, effect: str) -> Result:
 
 
 async def read_letters(caller: Caller, args: ReadLetters, effect: str) -> Result:
-    place = caller.org.mailroom.places[caller.spec.name]
-    letters = [x for id_, x in place.letters.items() if id_ in place.seen and args.sender in ("", x.sender)]
-    return Result("\n".join(letter.render() for letter in letters[-args.last :]) or "No letters.")
+    org, name = caller.org, caller.spec.name
+    letters = await org.ledger.letters_to(name, args.sender, args.last, but=org.mailroom.places[name].fresh)
+    return Result("\n".join(letter.render() for letter in letters) or "No letters.")
 
 
 async def dismiss(caller: Caller, args: Dismiss, effect: str) -> Result:

@@ -222,7 +222,6 @@ class Simulation:
         name, step, room = state.name, state.step + 1, self.room
         if room.closed(name):
             return replace(state, node="end")
-        room.read(name, state.seen)
         failure = self.rows.letters.get(f"{name}/{step}/failure")
         if (name, step) not in self.rows.calls:
             if failure:
@@ -360,7 +359,6 @@ class Simulation:
             after()
 
     async def wait(self, state: State) -> State:
-        self.room.read(state.name, state.seen)
         self.active.discard(state.name)
         self.may_have_rested(state.name)
         wake: Wake = await self.room.wait(state.name)

@@ -259,6 +259,7 @@ def test_two_processes_do_not_work_on_one_run(mg: Program, served: Served, tmp_p
 
     async def work(client: LangGraphClient) -> str:
         # And the other way round; a run that the server cancels is left at a safe point.
+        await listed(client, run, "paused")
         going = await client.runs.create(run, "megagraph", input=None)
         await listed(client, run, "running")
         refused = await asyncio.to_thread(lambda: ended(spawn(mg.home, "resume", run)))

@@ -43,7 +43,7 @@ class SharedMailroom(Mailroom):
             self._post("letter", letter)
 
     def read(self, name: str, ids: Iterable[str]) -> None:
-        new = [] if self.closed(name) else [id_ for id_ in ids if id_ not in self.places[name].seen]
+        new = [] if self.closed(name) else [id_ for id_ in ids if id_ in self.places[name].fresh]
         super().read(name, new)
         # Whoever wrote may find that it is owed an answer no more.
         if theirs := [id_ for id_ in new if self._is_afar(id_.partition("/")[0])]:
