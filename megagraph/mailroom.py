@@ -25,7 +25,10 @@ STALLS_BEFORE_END = 2
 """How often a lead is told that nothing moves before its team is ended for it."""
 
 GATHER_SECONDS = 0.05
-"""How long a report waits for others while team mates are still at work."""
+"""The longest that a report waits for others while team mates are still at work."""
+
+QUIET = 0.2
+"""The part of this time after which a report that no other has followed waits no longer."""
 
 MOST_NAMED = 12
 """How many of a large team are named where a lead is said to wait for it."""
@@ -71,6 +74,10 @@ class Place:
     accepted_before: int = 0
     """How many of those whose work is over had their report accepted."""
     stalls: int = 0
+    gathering: asyncio.TimerHandle | None = None
+    """Wakes it when the reports have come that come together."""
+    gather_until: float = 0.0
+    """When it wakes at the latest, by the clock of the event loop."""
     afar: Afar | None = None
     """Where another process works for it: what that one says of it."""
 
@@ -87,6 +94,9 @@ class Place:
 
     def go_to_work(self) -> None:
         self.state, self.started, self.resting = "working", True, False
+        if self.gathering is not None:
+            self.gathering.cancel()
+            self.gathering = None
 
 
 class Mailroom:
@@ -109,6 +119,7 @@ class Mailroom:
         self._leaving: set[str] = set()
         """Those whose work was ended in the middle of it, until their loops have come to their ends."""
         self.gather_seconds = GATHER_SECONDS
+        self.quiet_seconds = QUIET * GATHER_SECONDS
 
     # --- filling -----------------------------------------------------------------------------------------
 
@@ -203,14 +214,25 @@ class Mailroom:
         """File a letter and wake its reader. The same id a second time changes nothing.
 
         Members who work alike report at almost the same moment. Their lead is given the moment, so that it
-        reads them together: one model call where there would be two.
+        reads them together: one model call where there would be two. Who reports long after the others is not waited
+        for.
         """
         if not self._file(letter):
             return
         if letter.kind == "report" and self.gather_seconds and self._at_work(letter.to):
-            asyncio.get_running_loop().call_later(self.gather_seconds, self._wake_if_due, letter.to)
+            self._gather(self.places[letter.to])
         else:
             self._wake_if_due(letter.to)
+
+    def _gather(self, lead: Place) -> None:
+        """Wake a lead once no other report has come for a moment, or the first one has waited long enough."""
+        now = asyncio.get_running_loop().time()
+        if lead.gathering is None:
+            lead.gather_until = now + self.gather_seconds
+        else:
+            lead.gathering.cancel()
+        until = min(now + self.quiet_seconds, lead.gather_until)
+        lead.gathering = asyncio.get_running_loop().call_at(until, self._wake_if_due, lead.spec.name)
 
     def has_mail(self, name: str) -> bool:
         """Whether there is an unread letter that is worth a turn."""
@@ -461,8 +483,8 @@ class Mailroom:
         return any(letter.kind != "aside" for letter in place.fresh.values())
 
     def _wake_if_due(self, name: str) -> None:
-        place = self.places[name]
-        if place.state == "waiting" and self._due(place):
+        place = self.open.get(name)
+        if place is not None and place.state == "waiting" and self._due(place):
             self._resolve(place, "work")
 
     def _wake_dependents(self, lead: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
@@ -78,9 +79,10 @@ def test_a_run_that_is_stopped_anywhere_comes_to_the_same_end(kill: bool) -> Non
 class Room(Mailroom):
     """A mailroom that keeps its notices, and `boss` with `members`."""
 
-    def __init__(self, *members: str, gather_seconds: float = 0) -> None:
+    def __init__(self, *members: str, gather_seconds: float = 0, quiet_seconds: float = 3600) -> None:
         super().__init__(lambda lead, text: self.notices.append((lead, text)))
         self.gather_seconds = gather_seconds
+        self.quiet_seconds = quiet_seconds
         self.notices: list[tuple[str, str]] = []
         self._letters = 0
         self.hire("boss", "")
@@ -271,6 +273,58 @@ def test_reports_that_come_together_are_read_together() -> None:
         room.hand_in("b")
         assert await lead == "work"
         assert [letter.sender for letter in room.places["boss"].unread] == ["a", "b"]
+
+    within_seconds(main)
+
+
+def test_a_report_that_no_other_follows_waits_no_longer() -> None:
+    async def main() -> None:
+        room = Room("a", "b", "c", gather_seconds=3600, quiet_seconds=0.01)
+        for member in ("a", "b"):
+            (lead,) = await room.sleeps("boss")
+            room.hand_in(member)
+            assert not lead.done()
+            assert await lead == "work"
+            assert [letter.sender for letter in room.places["boss"].unread] == [member]
+            room.read_all("boss")
+
+    within_seconds(main)
+
+
+def test_a_lead_that_was_woken_by_a_message_waits_for_reports_anew() -> None:
+    async def main() -> None:
+        room = Room("a", "b", "c", gather_seconds=3600, quiet_seconds=0.01)
+        (lead,) = await room.sleeps("boss")
+        room.hand_in("a")
+        room.send("b", "boss")
+        assert await lead == "work"
+        room.read_all("boss")
+        room.quiet_seconds = 3600
+        (lead,) = await room.sleeps("boss")
+        await asyncio.sleep(0.02)
+        room.hand_in("b")
+        await asyncio.sleep(0.02)
+        assert not lead.done()
+        room.send("c", "boss")
+        assert await lead == "work"
+
+    within_seconds(main)
+
+
+def test_a_lead_that_is_dismissed_while_reports_gather_is_woken_once() -> None:
+    async def main() -> None:
+        problems: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: problems.append(context))
+        room = Room("a", gather_seconds=3600, quiet_seconds=0.01)
+        for member in ("a1", "a2"):
+            room.hire(member, "a")
+        (lead,) = await room.sleeps("a")
+        room.hand_in("a1")
+        room.close("a")
+        assert await lead == "close"
+        room.left("a")
+        await asyncio.sleep(0.02)
+        assert problems == []
 
     within_seconds(main)
 
