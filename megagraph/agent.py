@@ -26,7 +26,7 @@ from megagraph.file_tools import FILE_TOOLS
 from megagraph.gate import Left
 from megagraph.guards import TALK, Counts, Finding, Turn, last_calls, look
 from megagraph.human_tools import HUMAN_TOOLS
-from megagraph.ledger import CallRow, ToolRow
+from megagraph.journal import CallRow, ToolRow
 from megagraph.memory_tools import MEMORY_TOOLS
 from megagraph.messages import answer_in, heard_in, result_in
 from megagraph.organisation import Organisation

@@ -10,7 +10,7 @@ from langchain_core.messages import BaseMessage
 
 from megagraph.conversation import fingerprint
 from megagraph.events import News
-from megagraph.ledger import CallRow, Shortened, dump_answer, load_answer
+from megagraph.journal import CallRow, Shortened, dump_answer, load_answer
 from megagraph.limits import Claim, Use
 from megagraph.models import Asker, Models
 from megagraph.organisation import Organisation

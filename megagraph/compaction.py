@@ -17,7 +17,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from megagraph.asking import Sent
 from megagraph.conversation import cut_letters, heard_before, last_lines, note, said_so_far
 from megagraph.events import News
-from megagraph.ledger import CallRow, Shortened
+from megagraph.journal import CallRow, Shortened
 from megagraph.messages import earlier_in
 from megagraph.organisation import Organisation
 from megagraph.specs import AgentSpec, Letter, in_short, letters_in

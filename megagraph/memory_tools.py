@@ -6,7 +6,7 @@ import asyncio
 
 from pydantic import Field
 
-from megagraph.ledger import CallRow
+from megagraph.journal import CallRow
 from megagraph.tools import Args, Caller, Result, Tool
 
 MAX_RECALLED = 20_000

@@ -16,7 +16,8 @@ from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from langgraph.types import Overwrite
 
 from megagraph.errors import HomeError
-from megagraph.ledger import CallRow, Ledger, ToolRow
+from megagraph.journal import CallRow, ToolRow
+from megagraph.ledger import Ledger
 
 Kind: TypeAlias = Literal["@earlier", "@heard", "@answer", "@result"]
 M = TypeVar("M", bound=BaseMessage)

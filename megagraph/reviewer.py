@@ -23,7 +23,7 @@ from megagraph.file_tools import ListFiles, ReadFile, shown_entries, shown_lines
 from megagraph.files.workspace import Workspace
 from megagraph.gate import Left
 from megagraph.inspection import Bench, Finding, run_apart
-from megagraph.ledger import CallRow, ToolRow
+from megagraph.journal import CallRow, ToolRow
 from megagraph.organisation import Organisation
 from megagraph.program_tools import RunProgram
 from megagraph.prompts import ToolText

@@ -20,7 +20,7 @@ from megagraph.approvals import Matter
 from megagraph.database import Statement
 from megagraph.errors import SandboxUnavailable, ToolError, UsageError
 from megagraph.events import TOLD, News, news_of_letters, shortened
-from megagraph.ledger import ToolRow
+from megagraph.journal import ToolRow
 from megagraph.organisation import Organisation
 from megagraph.outside_tools import OutsideTool, arguments_of, plain
 from megagraph.prompts import ToolText

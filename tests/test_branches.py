@@ -20,7 +20,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 
 from megagraph import MegaGraph, ReviewCheck, Run
 from megagraph.branches.history import Step
-from megagraph.ledger import effects_of
+from megagraph.journal import effects_of
 from megagraph.rehearsal import RehearsalModel, Script, read_brief
 from tests.scripts import checked_script, deep_script, generations_script, letters_script
 

@@ -21,7 +21,7 @@ from langchain_core.tools import tool
 from megagraph import Limits, MegaGraph, Run, agent
 from megagraph.compaction import FULL, _in_lines, _left, _listed, _longest, _put_away
 from megagraph.conversation import _mail
-from megagraph.ledger import Shortened
+from megagraph.journal import Shortened
 from megagraph.model_rules import ModelRules
 from megagraph.models import Model, ModelChoice
 from megagraph.packing import unpack

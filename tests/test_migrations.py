@@ -20,7 +20,8 @@ from megagraph import migrations
 from megagraph.database import Database, connect
 from megagraph.errors import HomeError
 from megagraph.events import Event
-from megagraph.ledger import Ledger, effects_of
+from megagraph.journal import effects_of
+from megagraph.ledger import Ledger
 from megagraph.migrations import MIGRATIONS, migrate
 from megagraph.packing import pack
 from megagraph.saver import Saver, first_body, write_bodies

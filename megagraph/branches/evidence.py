@@ -12,7 +12,7 @@ from megagraph.branches.moves import Move, Moves, read_moves
 from megagraph.files.history import Change
 from megagraph.files.workspace import Workspace
 from megagraph.home import Home
-from megagraph.ledger import effects_of
+from megagraph.journal import effects_of
 from megagraph.specs import AgentSpec
 
 _VERSION = re.compile("[0-9a-f]{40}")

@@ -11,7 +11,7 @@ from megagraph.branches.evidence import Called, Did, Evidence, gather
 from megagraph.branches.moves import Move
 from megagraph.errors import UsageError
 from megagraph.home import Home
-from megagraph.ledger import load_answer
+from megagraph.journal import load_answer
 from megagraph.reviewer import occasion_of
 
 

@@ -23,7 +23,7 @@ from megagraph.database import Database, Statement, connect
 from megagraph.errors import UsageError
 from megagraph.events import BEGINNINGS, Event
 from megagraph.home import Home
-from megagraph.ledger import dump_answer
+from megagraph.journal import dump_answer
 from megagraph.migrations import migrate
 from megagraph.model_rules import ModelRules
 from megagraph.saver import Saver, stored_id

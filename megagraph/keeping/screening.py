@@ -14,7 +14,8 @@ from typing import Any, get_args
 import ormsgpack
 
 from megagraph.database import Database
-from megagraph.ledger import Ledger, effects_of, load_answer, load_shortened
+from megagraph.journal import effects_of, load_answer, load_shortened
+from megagraph.ledger import Ledger
 from megagraph.limits import Limits
 from megagraph.model_rules import ModelRules
 from megagraph.packing import unpack

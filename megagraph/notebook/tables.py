@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, overload
 
-from megagraph.ledger import load_answer
+from megagraph.journal import load_answer
 from megagraph.view import View, many, one_line
 
 if TYPE_CHECKING:

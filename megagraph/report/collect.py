@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from megagraph.display import standing
-from megagraph.ledger import Ledger, load_answer
+from megagraph.journal import load_answer
+from megagraph.ledger import Ledger
 from megagraph.report.story import Facts, File, FileChange, Mail, Member, Question, Story, ToolUse, Turn
 from megagraph.report.timeline import Timeline
 
