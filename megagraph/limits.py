@@ -234,6 +234,10 @@ class Meter:
         if branch not in self._branches:
             self._branches[branch] = _Account(branch, part, used)
 
+    def take_back(self, branch: str) -> None:
+        """Nobody of this branch makes calls any more."""
+        self._branches.pop(branch, None)
+
     @property
     def divided(self) -> bool:
         """Whether anybody was given a part."""

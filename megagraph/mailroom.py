@@ -120,6 +120,8 @@ class Mailroom:
         """Those whose work was ended in the middle of it, until their loops have come to their ends."""
         self.gather_seconds = GATHER_SECONDS
         self.quiet_seconds = QUIET * GATHER_SECONDS
+        self.on_gone: Callable[[str], None] = lambda agent: None
+        """Called for each agent that is forgotten."""
 
     # --- filling -----------------------------------------------------------------------------------------
 
@@ -439,6 +441,7 @@ class Mailroom:
             gone += map(self.places.__getitem__, place.members)
             self._leaving.discard(place.spec.name)
             del self.places[place.spec.name]
+            self.on_gone(place.spec.name)
 
     async def _sleep(self, place: Place) -> Wake:
         place.future = asyncio.get_running_loop().create_future()

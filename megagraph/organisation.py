@@ -128,6 +128,7 @@ class Organisation:
 
     def __post_init__(self) -> None:
         self.mailroom = self._make_mailroom()
+        self.mailroom.on_gone = self.meter.take_back
         self.meter.nearly = self._nearly
         self.programs_at_once = asyncio.Semaphore(self.programs.at_once)
         self._writer = Writer(self.workspace.path, self.workspace.branch)

@@ -202,6 +202,14 @@ def test_a_part_is_held_for_a_branch_and_inside_a_part() -> None:
             await meter.reserve("qa", 3, None, ("qa", "lead", "boss"))
         assert meter.used.calls == 3
         await claimed(meter, "boss", None, ("boss",))
+        # Where a part was, its agent can still have had a call in flight.
+        meter.give("late", {"calls": 5})
+        last = await claimed(meter, "late", None, ("late", "boss"))
+        for branch in ("dev", "lead", "late"):
+            assert meter.divided
+            meter.take_back(branch)
+        assert not meter.divided
+        meter.settle(last, Use(1))
 
     asyncio.run(main())
 

@@ -490,6 +490,8 @@ def test_a_team_that_moved_since_is_not_ended_for_what_was_before() -> None:
 def test_of_those_whose_loops_have_ended_only_the_name_is_known() -> None:
     async def main() -> None:
         room = Room("a", "b")
+        gone: list[str] = []
+        room.on_gone = gone.append
         for member in ("a1", "a2"):
             room.hire(member, "a")
         room.hand_in("a1")
@@ -506,6 +508,7 @@ def test_of_those_whose_loops_have_ended_only_the_name_is_known() -> None:
         assert room.places.keys() == {"boss", "b", "c"}
         assert all(name in room.names for name in ("a", "a1", "a2"))
         assert len(room.names) == 6
+        assert gone == ["a1", "a", "a2"]
         # What comes late changes nothing, and nobody comes back.
         room.send("b", "a")
         room.send("a1", "boss", "report")
