@@ -1,7 +1,7 @@
 """Who waits for what, in memory: letters, dependencies, the quiet of a team.
 
 The mailroom holds no truth of its own. Letters, reports and closings are rows of the ledger, what an agent has
-read is in its checkpoint; on start the mailroom is filled from them. It decides synchronously, within one turn
+read is in the rows of its calls; on start the mailroom is filled from them. It decides synchronously, within one turn
 of the event loop, so that nothing can happen between seeing that a team is quiet and acting on it.
 
 An agent that has nothing to do awaits a future here. It is woken by what it waits for and by nothing else.
@@ -94,6 +94,9 @@ class Place:
 
     def go_to_work(self) -> None:
         self.state, self.started, self.resting = "working", True, False
+        self.gather_no_more()
+
+    def gather_no_more(self) -> None:
         if self.gathering is not None:
             self.gathering.cancel()
             self.gathering = None
@@ -383,6 +386,7 @@ class Mailroom:
         if not place.afar.idle if place.afar else place.state == "working" and not place.resting:
             self._leaving.add(name)
         place.state = "closed"
+        place.gather_no_more()
         del self.open[name]
         lead = self.places[place.spec.lead] if place.spec.lead else None
         if lead is not None:
@@ -486,8 +490,8 @@ class Mailroom:
         return any(letter.kind != "aside" for letter in place.fresh.values())
 
     def _wake_if_due(self, name: str) -> None:
-        place = self.open.get(name)
-        if place is not None and place.state == "waiting" and self._due(place):
+        place = self.places[name]
+        if place.state == "waiting" and self._due(place):
             self._resolve(place, "work")
 
     def _wake_dependents(self, lead: str) -> None:

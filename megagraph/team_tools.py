@@ -264,9 +264,11 @@ async def talk(caller: Caller, args: Talk, effect: str) -> Result:
 
 
 async def read_letters(caller: Caller, args: ReadLetters, effect: str) -> Result:
-    org, name = caller.org, caller.spec.name
-    letters = await org.ledger.letters_to(name, args.sender, args.last, but=org.mailroom.places[name].fresh)
-    return Result("\n".join(letter.render() for letter in letters) or "No letters.")
+    name, place = caller.spec.name, caller.org.mailroom.places[caller.spec.name]
+    found = await caller.org.ledger.letters_to(name, args.sender, args.last, but=place.fresh)
+    # One that has just come has a row before it is handed over.
+    letters = [letter.render() for letter in found if place.has_read(letter.id)]
+    return Result("\n".join(letters) or "No letters.")
 
 
 async def dismiss(caller: Caller, args: Dismiss, effect: str) -> Result:

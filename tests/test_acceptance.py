@@ -560,6 +560,7 @@ def test_nobody_pays_for_the_review_of_one_who_was_dismissed_meanwhile(monkeypat
     for agent in ("gone", "going"):
         assert asyncio.run(turn(agent)) == "the work it reviews is over"
     assert (asked, meter.in_flight) == ([], 0)
+    assert asyncio.run(turn("there")) == "asked"
     mailroom.close("boss")
     # The boss's work is reviewed when it is over.
     assert asyncio.run(turn("boss")) == "asked"

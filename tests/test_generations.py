@@ -271,8 +271,6 @@ def test_agents_whose_work_is_over_leave_nothing_behind_but_their_rows(tmp_path:
             assert (await run.result()).passed
             # The boss and those of one generation, who may not have left yet as the next one comes.
             assert 4 <= model.most_places <= 7
-            state = await run.graph().aget_state(run.config)
-            assert len(state.values.get("seen", [])) <= 3
             return model.left
 
     left = asyncio.run(work())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
@@ -12,6 +13,9 @@ from hypothesis import strategies as st
 
 from megagraph.mailroom import STALLS_BEFORE_END, Mailroom, Wake
 from megagraph.specs import AgentSpec, Letter, LetterKind, Report
+from megagraph.state import latest
+from megagraph.workers.link import Link
+from megagraph.workers.mail import BranchMailroom
 from tests.simulation import ACCEPTED, FAILED, Action, Rows, Simulation, Tape, in_order, play
 
 
@@ -526,15 +530,40 @@ def test_of_those_whose_loops_have_ended_only_the_name_is_known() -> None:
 
 
 def test_a_team_that_is_dismissed_at_once_is_forgotten_loop_by_loop() -> None:
-    room = Room("a", "b")
+    room = Room("a")
     for member in ("a1", "a2"):
         room.hire(member, "a")
+    assert not room.over("boss", 0)
     assert room.close("a") == ["a", "a1", "a2"]
-    for name, over in (("a2", False), ("a1", False), ("a", True)):
+    for name, left in (("a2", {"boss", "a", "a1"}), ("a1", {"boss", "a"})):
         room.left(name)
-        assert room.over("boss", 0) is False
-        assert (name in room.places) is False
-        assert ("a" not in room.places) is over
-    room.close("b")
-    room.left("b")
+        assert room.places.keys() == left
+        assert not room.over("boss", 0)
+    room.left("a")
+    assert room.places.keys() == {"boss"}
     assert room.over("boss", 0)
+
+
+def test_a_worker_keeps_no_letter_of_which_it_hears_no_more() -> None:
+    told: list[tuple[Any, ...]] = []
+    link = SimpleNamespace(tell=lambda *words: told.append(words), at_last=lambda say: None)
+    room = BranchMailroom(lambda lead, text: None, lambda agent, state, why: None, cast(Link, link))
+    for name, lead in (("boss", ""), ("head", "boss"), ("other", "boss")):
+        room.add(AgentSpec(name, "", "", lead=lead))
+    for name in ("head", "other"):
+        room.take_over(name)
+    for sender, kind in (("notice", "notice"), ("head", "message"), ("other", "message"), ("head", "report")):
+        room.deliver(Letter(f"{sender}/{len(told)}/0", sender, "boss", cast(LetterKind, kind), ""))
+    assert [words[0] for words in told] == ["letter"] * 4
+    boss = room.places["boss"]
+    assert [letter.sender for letter in boss.unread] == ["head", "other", "head"]
+    room.close("head")
+    room.left("head")
+    # Of what the other has written, it is told whether it was read.
+    assert [letter.sender for letter in boss.unread] == ["other"]
+    assert room.heads.keys() == {"other"}
+
+
+def test_what_was_read_last_takes_the_place_of_what_was_read_before() -> None:
+    assert latest(["a"], [["b"], ["c", "d"]]) == ["c", "d"]
+    assert latest(["a"], []) == ["a"]

@@ -41,6 +41,9 @@ class SharedMailroom(Mailroom):
         # Those deep in another branch get asides only, which their own process keeps.
         elif place is not None and (not _is_near(place) or self._file(letter)):
             self._post("letter", letter)
+            if letter.kind == "notice":
+                # Nobody waits for word of whether it was read.
+                place.fresh.pop(letter.id, None)
 
     def read(self, name: str, ids: Iterable[str]) -> None:
         new = [] if self.closed(name) else [id_ for id_ in ids if id_ in self.places[name].fresh]
@@ -181,8 +184,11 @@ class BranchMailroom(SharedMailroom):
 
     def left(self, name: str) -> None:
         super().left(name)
-        self.heads.pop(name, None)
-        self._moved.discard(name)
+        if self.heads.pop(name, None) is not None:
+            self._moved.discard(name)
+            boss = self.places[BOSS]
+            # Of what it has written, this process is not told any more whether it was read.
+            boss.fresh = {id_: letter for id_, letter in boss.fresh.items() if letter.sender != name}
 
     def _has_loop(self, place: Place) -> bool:
         return place.afar is None
