@@ -1,6 +1,6 @@
 """The nation of `scenarios/policy` in many sizes, beside the least that its model calls can cost.
 
-    python -m benchmarks.scale [--sizes 60 590 2000] [--latencies 0.5 2] [--runs 1] [--no-floors]
+    python -m benchmarks.scale [--sizes 60 590 2000] [--latencies 0.5 2 lognormal:0.5,0.6] [--runs 1] [--no-floors]
 
 The model is the scenario's script in a server process of its own; all else is real and durable. Every measurement has
 a process of its own. `path` is the critical path of the calls that were made (`benchmarks/calls.py`), with no time but
@@ -133,7 +133,8 @@ def line(setting: Setting, who: str, agents: float, calls: Sequence[Call], figur
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--sizes", nargs="+", type=int, default=[60, 590, 2000])
-    parser.add_argument("--latencies", nargs="+", default=["0.5", "2"], help="SECONDS, or lognormal:MEAN,SIGMA")
+    latencies = ["0.5", "2", "lognormal:0.5,0.6"]
+    parser.add_argument("--latencies", nargs="+", default=latencies, help="SECONDS, or lognormal:MEAN,SIGMA")
     parser.add_argument("--runs", type=int, default=1, help="of which the one with the median makespan is told")
     parser.add_argument("--workers", nargs="+", type=int, default=[0, 2], help="worker processes; 0: all in one")
     parser.add_argument("--floors", action=argparse.BooleanOptionalAction, default=True)
