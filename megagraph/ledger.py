@@ -51,6 +51,12 @@ LEFT JOIN calls c ON (e.kind = 'thought' OR e.kind = 'tool_started' AND t.run IS
     AND c.run = e.run AND c.agent = e.agent AND c.step = json_extract(e.data, '$.step')
 """
 
+_AT_WORK = """
+NOT EXISTS (SELECT 1 FROM agents a WHERE a.run = c.run AND a.closed IS NOT NULL AND a.lead != ''
+    AND a.name = substr(c.agent, 1, instr(c.agent || '.', '.') - 1))
+"""
+"""Whether the agent, or the one whom a reviewer is named after, is the boss or has not come to its end."""
+
 _LETTERS = "SELECT id, sender, recipient, kind, text, settles FROM letters"
 
 
@@ -150,6 +156,13 @@ class Ledger:
             )
         return spec, list(map(_agent, found))
 
+    async def over(self) -> set[str]:
+        """The recruits whose work is over."""
+        rows = await self.database.read_async(
+            "SELECT name FROM agents WHERE run = ? AND closed IS NOT NULL AND lead != ''", (self.run,)
+        )
+        return {row["name"] for row in rows}
+
     def not_done(self) -> list[str]:
         """The recruits that handed in nothing, or nothing that was accepted, each with the reason."""
         found = []
@@ -203,8 +216,8 @@ class Ledger:
         )
 
     def journal(self) -> set[tuple[str, int]]:
-        """(agent, step) of every answered call."""
-        rows = self.database.read("SELECT agent, step FROM calls WHERE run = ?", (self.run,))
+        """(agent, step) of every answered call, of those who may call again."""
+        rows = self.database.read(f"SELECT agent, step FROM calls c WHERE run = ? AND {_AT_WORK}", (self.run,))
         return {(row["agent"], row["step"]) for row in rows}
 
     async def answered(self, agent: str, step: int) -> CallRow:
@@ -264,8 +277,10 @@ class Ledger:
         return [(_call(agent, row["step"], row), done.get(row["step"], [])) for row in calls]
 
     def done_steps(self) -> set[tuple[str, int]]:
-        """(agent, step) of every turn of which at least one tool call has finished."""
-        rows = self.database.read("SELECT DISTINCT agent, step FROM tool_calls WHERE run = ?", (self.run,))
+        """(agent, step) of every turn of which at least one tool call has finished, of those who may call again."""
+        rows = self.database.read(
+            f"SELECT DISTINCT agent, step FROM tool_calls c WHERE run = ? AND {_AT_WORK}", (self.run,)
+        )
         return {(row["agent"], row["step"]) for row in rows}
 
     async def finished(self, agent: str, step: int) -> dict[int, ToolRow]:

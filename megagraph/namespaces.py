@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Iterator
 from itertools import accumulate
 
 from megagraph.hashes import Hashes
@@ -11,13 +11,17 @@ from megagraph.hashes import Hashes
 class Namespaces:
     """The namespaces of one thread, as long as something may be written to them."""
 
-    def __init__(self, rows: Iterable[tuple[str, bytes | None]]) -> None:
+    def __init__(self, rows: Iterable[tuple[str, bytes | None]], over: Container[str] = ()) -> None:
+        """`rows` are those that there are, `over` the agents whose work is over."""
         self.parents: dict[str, bytes | None] = {}
         """Where in the tree each one hangs."""
         self._inside: dict[str, set[str]] = {}
         self._closed = Hashes()
-        for row in rows:
-            self.add(*row)
+        for namespace, parents in rows:
+            if ended := _of_one(namespace, over):
+                self._closed.add(ended)
+            else:
+                self.add(namespace, parents)
 
     def add(self, namespace: str, parents: bytes | None) -> None:
         self.parents[namespace] = parents
@@ -39,5 +43,15 @@ class Namespaces:
 
     def may_have(self, namespace: str) -> bool:
         """Whether there may be checkpoints in it."""
-        above = accumulate(namespace.split("|"), "{}|{}".format)
-        return namespace in self.parents or any(name in self._closed for name in above)
+        return namespace in self.parents or any(name in self._closed for name in _down_to(namespace))
+
+
+def _down_to(namespace: str) -> Iterator[str]:
+    """The namespaces that it is inside of, the outermost first, and itself."""
+    return accumulate(namespace.split("|"), "{}|{}".format)
+
+
+def _of_one(namespace: str, agents: Container[str]) -> str:
+    """The outermost namespace that it is inside of, or itself, of one of these agents; empty where there is none."""
+    parts = zip(namespace.split("|"), _down_to(namespace), strict=True)
+    return next((whole for part, whole in parts if part.partition(":")[0] in agents), "")

@@ -108,10 +108,11 @@ class Saver(BaseCheckpointSaver[int]):
         Every agent and every team begins by asking whether it has been there before: this answers it at once.
         Its checkpoints are written without waiting: what this process writes after one of them is durable no sooner.
         """
+        over = await self._ledger(thread).over()
         rows = await self._database.read_async(
             "SELECT checkpoint_ns, parents FROM namespaces WHERE thread_id = ?", (thread,)
         )
-        self._known[thread] = Namespaces(map(tuple, rows))
+        self._known[thread] = Namespaces(map(tuple, rows), over)
 
     def forget(self, thread: str) -> None:
         self._known.pop(thread, None)

@@ -174,6 +174,7 @@ class Team(Pregel[Any, Any, Any, Any]):
         graph = self.grow([recruit["name"] for recruit in state["plan"]])
         with _seated(state, config) as said:
             out = await graph.ainvoke({"plan": state["plan"], "lead": {**lead, "before": said}}, config, **kwargs)
+        _close_place(_conf(config))
         desk = dict(out.get("desk") or {})
         if desk.pop("rewritten", False):
             desk |= {"messages": Overwrite(desk["messages"]), "before": 0}

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -163,10 +164,20 @@ def test_a_run_that_was_stopped_between_two_generations_goes_on_in_the_next(tmp_
                 state = await run.graph().aget_state(run.config, subgraphs=True)
                 assert status == "done" or pending(state) >= open_agents(run), calls
                 assert set(desks(run).values()) <= {0, 1}
+                # A process that goes on takes in what is of use to those who go on.
+                may_go_on = {"boss", *(spec.name for spec, _, closed in run.ledger.agents() if not closed)}
+                for steps in (run.ledger.journal(), run.ledger.done_steps()):
+                    assert {agent for agent, _ in steps} <= may_go_on
+                assert {step for agent, step in run.ledger.journal() if agent == "boss"} == set(steps_of(run, "boss"))
                 files = dict(run.files)
         assert files == whole
 
     asyncio.run(in_pieces())
+
+
+def steps_of(run: Run, agent: str) -> Iterable[int]:
+    rows = run.ledger.database.read("SELECT step FROM calls WHERE run = ? AND agent = ?", (run.id, agent))
+    return (row["step"] for row in rows)
 
 
 def pending(state: StateSnapshot) -> set[str]:

@@ -17,6 +17,7 @@ from langgraph.checkpoint.conformance import checkpointer_test, validate
 
 from megagraph.errors import HomeError
 from megagraph.home import Home
+from megagraph.namespaces import Namespaces
 from megagraph.packing import unpack
 from megagraph.saver import Saver
 
@@ -88,6 +89,19 @@ def test_a_namespace_in_which_nothing_is_written_any_more_is_still_read(tmp_path
         home.close()
 
     asyncio.run(work())
+
+
+def test_of_agents_whose_work_is_over_no_namespace_is_kept_in_memory() -> None:
+    rows = [("", None), ("team:1", b"a"), ("team:1|b:2", b"b"), ("team:1|b:2|team:3", b"c"), ("team:1|c:4", b"d")]
+    rows += [("team:1|c:4|team:5|d:6", b"e"), ("team:1|c:4|team:5|d:6|think:7", b"f")]
+    found = Namespaces(rows, {"b", "d"})
+    assert found.parents == {"": None, "team:1": b"a", "team:1|c:4": b"d"}
+    # There are checkpoints in all of these, and none in others.
+    assert all(found.may_have(name) for name, _ in rows)
+    assert not any(found.may_have(name) for name in ("team:2", "team:1|e:5", "team:1|c:4|team:5", "team:1|c:4|b:2"))
+    found.add("team:1|c:4|team:8", b"g")
+    found.close("team:1|c:4")
+    assert found.parents == {"": None, "team:1": b"a"}
 
 
 def test_a_thread_at_work_here_is_written_without_waiting_and_read_as_it_is(tmp_path: Path) -> None:
