@@ -7,9 +7,10 @@ from bisect import bisect_left, insort
 
 
 class Hashes:
-    """Which texts were added, by their hashes: of a million million others, one may seem to be there as well.
+    """Which texts were added, by their hashes.
 
-    That is for a million texts; it is right about those that were added, always.
+    It is right about each that was added. Of those that were not, one in ten million millions seems to be there, when
+    there are a million.
     """
 
     def __init__(self) -> None:
