@@ -58,7 +58,7 @@ async def in_process(path: Path, place: Place, agents: int, files: int) -> tuple
     await asyncio.gather(*(agent(number) for number in range(agents)))
     seconds = time.perf_counter() - begin
     watcher.cancel()
-    assert len(workspace.files()) == len(workspace.effects()) == agents * files
+    assert len(workspace.files()) == len(workspace.changes()) == agents * files
     return seconds, longest
 
 

@@ -19,6 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megagraph.errors import HomeError, ToolError, UsageError
+from megagraph.files import history
+from megagraph.files.commits import Commits
 from megagraph.files.history import Author
 from megagraph.files.merging import MAX_SHOWN, Conflict
 from megagraph.files.packing import pack
@@ -40,6 +42,11 @@ def git(workspace: Workspace, *arguments: str) -> str:
     command = ["git", "--git-dir", str(workspace.path), *arguments]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return done.stdout + (done.stderr if arguments[0] == "fsck" else "")
+
+
+def effects(workspace: Workspace) -> dict[str, str]:
+    """The effects that are in the history, each with the version that it made."""
+    return {change.effect: change.commit for change in workspace.changes() if change.effect}
 
 
 def assert_sound(workspace: Workspace) -> None:
@@ -275,8 +282,38 @@ def test_an_effect_is_done_once(workspace: Workspace) -> None:
     reopened = Workspace(workspace.path)
     for files in (workspace, reopened):
         assert files.write("a", TEN_LINES + "more\n", base=base, author=author) == first
-        assert files.effects() == {"ann/3/0": first.version}
+        assert effects(files) == {"ann/3/0": first.version}
         assert files.paths() == []
+
+
+@given(
+    st.lists(st.text("08f", min_size=40, max_size=40) | st.binary(min_size=20, max_size=20).map(bytes.hex), unique=True)
+)
+def test_commits_are_found_by_their_ids_and_by_the_beginnings_of_them(ids: list[str]) -> None:
+    commits = Commits()
+    for id_ in ids:
+        assert commits.place(id_) is None
+        commits.append(id_)
+    assert [commits[place] for place in range(len(commits))] == ids
+    for place, id_ in enumerate(ids):
+        assert commits.place(id_) == place
+        assert commits.place(id_[:39]) is None
+        for length in (1, 2, 15, 16, 17, 39, 40):
+            like = [i for i, other in enumerate(ids) if other.startswith(id_[:length])]
+            assert sorted(commits.beginning_with(id_[:length])) == like
+    assert commits.beginning_with("") == commits.beginning_with("xyz") == commits.beginning_with("a" * 41) == []
+
+
+def test_an_effect_whose_hash_another_has_is_done_all_the_same(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "_number", len)
+    first = workspace.write("a.md", "a", base=None, author=Author("ann", "ann/1/0"))
+    second = workspace.write("b.md", "b", base=None, author=Author("bob", "bob/1/0"))
+    assert workspace.read("b.md").text == "b"
+    assert workspace.write("a.md", "a", base=None, author=Author("ann", "ann/1/0")).version == first.version
+    assert workspace.write("b.md", "b", base=None, author=Author("bob", "bob/1/0")).version == second.version
+    assert len(workspace.changes()) == 2
 
 
 def test_every_kind_of_effect_is_done_once(workspace: Workspace) -> None:
@@ -555,7 +592,7 @@ def test_threads_lose_nothing(workspace: Workspace) -> None:
     backwards = "".join(f" {n}" for n in reversed(range(rounds)))
     assert workspace.read("shared").text == "".join(f"{n}:{backwards}\n" for n in range(agents))
     assert len(workspace.files("own")) == agents * rounds
-    assert len(workspace.effects()) == len(workspace.log()) - 1 == agents * rounds * 2
+    assert len(effects(workspace)) == len(workspace.log()) - 1 == agents * rounds * 2
     assert_sound(workspace)
 
 
@@ -598,7 +635,7 @@ def test_processes_lose_nothing(workspace: Workspace) -> None:
     for process in children:
         assert process.stdout is not None
         process.stdout.close()
-    assert len(workspace.effects()) == 90
+    assert len(effects(workspace)) == 90
     assert len(workspace.paths()) == 1 + 45
     assert len(workspace.read("shared").text.splitlines()) == 1 + 45
     assert_sound(workspace)
@@ -620,7 +657,7 @@ def test_a_kill_in_the_middle_of_writes_leaves_each_accepted_one_exactly_once(wo
         killed.append(process.wait())
         accepted |= new
         assert_sound(workspace)
-        assert accepted <= Workspace(workspace.path).effects().keys()
+        assert accepted <= effects(Workspace(workspace.path)).keys()
     assert killed[:2] == [-signal.SIGKILL] * 2
     process = child(workspace, "bob", 100)
     process.communicate()
@@ -788,7 +825,7 @@ class Model:
             assert set(now) == expected and len(now) == len(expected)
             self.files[path] = now
             self.seen[author.agent, path] = (read.version, now)
-        if self.workspace.effects().get(author.effect):
+        if effects(self.workspace).get(author.effect):
             self.again.append((call, call_result))
 
     def _do(self, call: Callable[[], object], allowed: bool) -> bool:

@@ -13,6 +13,7 @@ from itertools import takewhile
 import pygit2
 
 from megagraph.errors import ToolError, UsageError
+from megagraph.files.commits import Commits, Places
 from megagraph.files.trees import file_id
 
 _TRAILER = re.compile(r"^(Agent|Effect|Merged-Over|Was): (.*)$", re.M)
@@ -112,8 +113,9 @@ class History:
     """
 
     def __init__(self) -> None:
-        self._position: dict[str, int] = {}
-        self._effects: dict[str, str] = {}
+        self._commits = Commits()
+        self._effects = Places()
+        """By the hashes of effects, the commits in which they were done."""
         self._was: dict[str, str] = {}
         self._growing = threading.Lock()
         self._changes: dict[str, list[tuple[int, str]]] = {}
@@ -126,7 +128,7 @@ class History:
         """Read the commits up to `head` that are not known yet."""
         new: list[pygit2.Commit] = []
         commit = head
-        while str(commit.id) not in self._position:
+        while self._commits.place(str(commit.id)) is None:
             new.append(commit)
             if not commit.parents:
                 break
@@ -141,20 +143,17 @@ class History:
     def grow(self, parent: str, commit: str, author: Author, paths: Iterable[str]) -> None:
         """Add a commit that this process made, which saves reading it back."""
         with self._growing:
-            if parent not in self._position or len(self._position) != self._position[parent] + 1:
+            if self._commits.place(parent) != len(self._commits) - 1:
                 return
             self._add(commit, author.effect)
         with self._counting:
             if self._counted == parent:
                 self._count(commit, author.agent, paths)
 
-    def effect(self, effect: str) -> str | None:
-        """The commit in which `effect` was done."""
-        return self._effects.get(effect) if effect else None
-
-    def effects(self) -> Mapping[str, str]:
-        with self._growing:
-            return dict(self._effects)
+    def with_effect(self, effect: str) -> list[str]:
+        """The commits in which `effect` may have been done, the oldest first: each says itself which it was."""
+        number = _number(effect)
+        return [self._commits[place] for place in self._effects.between(number, number)] if effect else []
 
     def resolve(self, version: str) -> str:
         """The commit that `version`, an id or the unique beginning of one, means.
@@ -162,21 +161,23 @@ class History:
         Raises `ToolError` where it is none of this history.
         """
         wanted = version.strip().lower()
-        if wanted in self._position:
+        if self._commits.place(wanted) is not None:
             return wanted
         if wanted in self._was:
             return self._was[wanted]
-        with self._growing:
-            known = {c: c for c in self._position} | self._was
-            found = list({c for was, c in known.items() if was.startswith(wanted)} if len(wanted) >= 4 else ())
+        found: set[str] = set()
+        if len(wanted) >= 4:
+            with self._growing:
+                found = {commit for was, commit in self._was.items() if was.startswith(wanted)}
+            found.update(self._commits[place] for place in self._commits.beginning_with(wanted))
         if len(found) != 1:
             problem = "means more than one version" if found else "is not a version of these files"
             raise ToolError(f"`{version[:60]}` {problem}. Read the file again and use the version it shows.")
-        return found[0]
+        return found.pop()
 
     def position(self, version: str) -> int | None:
         """The place of a version, of this branch or one that it stands for, in the history; None if it is neither."""
-        return self._position.get(self._was.get(version, version))
+        return self._commits.place(self._was.get(version, version))
 
     def last_agents(self, head: pygit2.Commit) -> Mapping[str, str]:
         """For each path, the agent that changed it last."""
@@ -186,7 +187,7 @@ class History:
     def writers(self, head: pygit2.Commit, base: str, path: str) -> tuple[str, ...]:
         """The agents that changed `path` after the commit `base`, the last one first."""
         with self._counted_up_to(head):
-            since = self._position[base]
+            since = self._place(base)
             changes = reversed(self._changes.get(path, ()))
             return tuple(dict.fromkeys(agent for _, agent in takewhile(lambda change: change[0] > since, changes)))
 
@@ -195,7 +196,7 @@ class History:
         """Every commit is compared once per process, and those that it made itself not even once."""
         self.catch_up(head)
         with self._counting:
-            if self._position[str(head.id)] > self._position.get(self._counted, -1):
+            if self._place(str(head.id)) > (self._place(self._counted) if self._counted else -1):
                 new: list[pygit2.Commit] = []
                 for commit, _ in _pairs(head):
                     if str(commit.id) == self._counted:
@@ -208,12 +209,21 @@ class History:
 
     def _count(self, commit: str, agent: str, paths: Iterable[str]) -> None:
         for path in paths:
-            self._changes.setdefault(path, []).append((self._position[commit], agent))
+            self._changes.setdefault(path, []).append((self._place(commit), agent))
         self._counted = commit
 
     def _add(self, commit: str, effect: str, was: Sequence[str] = ()) -> None:
-        if commit not in self._position:
+        if self._commits.place(commit) is None:
             self._was |= dict.fromkeys(was, commit)
-            self._position[commit] = len(self._position)
             if effect:
-                self._effects.setdefault(effect, commit)
+                self._effects.add(_number(effect), len(self._commits))
+            self._commits.append(commit)
+
+    def _place(self, commit: str) -> int:
+        place = self._commits.place(commit)
+        assert place is not None
+        return place
+
+
+def _number(effect: str) -> int:
+    return hash(effect) & 0xFFFF_FFFF_FFFF_FFFF

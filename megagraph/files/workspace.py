@@ -127,11 +127,6 @@ class Workspace:
         """The full id of a version given by the beginning of it; the latest one if None is given."""
         return str(self._at(version).id)
 
-    def effects(self) -> Mapping[str, str]:
-        """The effects that are in the history, each with the version that it made."""
-        self._history.catch_up(self._ref.tip())
-        return self._history.effects()
-
     def read(self, path: str, version: str | None = None) -> Read:
         """A file as it is, or as it was in `version`."""
         path = legal_path(path)
@@ -325,9 +320,10 @@ class Workspace:
                 commit = self._ref.tip(self._writer)
                 tip = _Tip(commit, commit.tree)
                 self._history.catch_up(commit)
-                if done := self._history.effect(author.effect):
+                for done in self._history.with_effect(author.effect):
                     change = change_of(commit_of(repo, done))
-                    return Proposal(done, change.paths, change.merged_over)
+                    if change.effect == author.effect:
+                        return Proposal(done, change.paths, change.merged_over)
                 planned = plan(tip)
                 files = {path: oid for path, oid in planned.files.items() if oid != file_id(tip.tree, path)}
                 if not files:
