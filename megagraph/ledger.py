@@ -141,20 +141,18 @@ class Ledger:
 
         With each is its last report. None where there is no such agent.
         """
-        one = "SELECT spec, report FROM agents WHERE run = ? AND name = ?"
-        rows = await self.database.read_async(one, (self.run, name))
+        read, these = self.database.read_async, "SELECT spec, report FROM agents WHERE run = ? AND"
+        rows = await read(f"{these} name = ?", (self.run, name))
         if not rows:
             return None
         spec, _ = _agent(rows[0])
         if spec.depends_on:
-            found = [row for other in spec.depends_on for row in await self.database.read_async(one, (self.run, other))]
+            others = to_json(spec.depends_on).decode()
+            rows = await read(f"{these} name IN (SELECT value FROM json_each(?))", (self.run, others))
         else:
-            found = await self.database.read_async(
-                "SELECT spec, report FROM agents WHERE run = ? AND lead IN (?, ?) AND lead != '' AND name != ?"
-                " ORDER BY rowid",
-                (self.run, spec.lead, name, name),
-            )
-        return spec, list(map(_agent, found))
+            teams = (self.run, spec.lead, name, name)
+            rows = await read(f"{these} lead IN (?, ?) AND lead != '' AND name != ? ORDER BY rowid", teams)
+        return spec, list(map(_agent, rows))
 
     async def over(self) -> set[str]:
         """The recruits whose work is over."""

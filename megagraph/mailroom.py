@@ -122,7 +122,7 @@ class Mailroom:
         self._leaving: set[str] = set()
         """Those whose work was ended in the middle of it, until their loops have come to their ends."""
         self.gather_seconds = GATHER_SECONDS
-        self.quiet_seconds = QUIET * GATHER_SECONDS
+        self.quiet = QUIET
         self.on_gone: Callable[[str], None] = lambda agent: None
         """Called for each agent that is forgotten."""
 
@@ -236,7 +236,7 @@ class Mailroom:
             lead.gather_until = now + self.gather_seconds
         else:
             lead.gathering.cancel()
-        until = min(now + self.quiet_seconds, lead.gather_until)
+        until = min(now + self.quiet * self.gather_seconds, lead.gather_until)
         lead.gathering = asyncio.get_running_loop().call_at(until, self._wake_if_due, lead.spec.name)
 
     def has_mail(self, name: str) -> bool:

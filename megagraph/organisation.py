@@ -28,7 +28,7 @@ from megagraph.files.writer import Writer
 from megagraph.guards import Guards
 from megagraph.ledger import Ledger
 from megagraph.limits import NOTHING, Meter
-from megagraph.mailroom import QUIET, Mailroom
+from megagraph.mailroom import Mailroom
 from megagraph.models import Asker, Models
 from megagraph.outside_tools import OutsideTools
 from megagraph.prices import Price
@@ -291,7 +291,6 @@ class Organisation:
         """A model call took so long. Leads give reports half of a usual call, at most, to arrive together."""
         self._usual = seconds if self._usual is None else self._usual + (seconds - self._usual) / 16
         self.mailroom.gather_seconds = min(GATHER_MOST, self._usual / 2)
-        self.mailroom.quiet_seconds = QUIET * self.mailroom.gather_seconds
         self.note_time()
 
     def note_time(self) -> None:

@@ -83,10 +83,10 @@ def test_a_run_that_is_stopped_anywhere_comes_to_the_same_end(kill: bool) -> Non
 class Room(Mailroom):
     """A mailroom that keeps its notices, and `boss` with `members`."""
 
-    def __init__(self, *members: str, gather_seconds: float = 0, quiet_seconds: float = 3600) -> None:
+    def __init__(self, *members: str, gather_seconds: float = 0, quiet: float = 1) -> None:
         super().__init__(lambda lead, text: self.notices.append((lead, text)))
         self.gather_seconds = gather_seconds
-        self.quiet_seconds = quiet_seconds
+        self.quiet = quiet
         self.notices: list[tuple[str, str]] = []
         self._letters = 0
         self.hire("boss", "")
@@ -283,7 +283,7 @@ def test_reports_that_come_together_are_read_together() -> None:
 
 def test_a_report_that_no_other_follows_waits_no_longer() -> None:
     async def main() -> None:
-        room = Room("a", "b", "c", gather_seconds=3600, quiet_seconds=0.01)
+        room = Room("a", "b", "c", gather_seconds=3600, quiet=0.01 / 3600)
         for member in ("a", "b"):
             (lead,) = await room.sleeps("boss")
             room.hand_in(member)
@@ -297,13 +297,13 @@ def test_a_report_that_no_other_follows_waits_no_longer() -> None:
 
 def test_a_lead_that_was_woken_by_a_message_waits_for_reports_anew() -> None:
     async def main() -> None:
-        room = Room("a", "b", "c", gather_seconds=3600, quiet_seconds=0.01)
+        room = Room("a", "b", "c", gather_seconds=3600, quiet=0.01 / 3600)
         (lead,) = await room.sleeps("boss")
         room.hand_in("a")
         room.send("b", "boss")
         assert await lead == "work"
         room.read_all("boss")
-        room.quiet_seconds = 3600
+        room.quiet = 1
         (lead,) = await room.sleeps("boss")
         await asyncio.sleep(0.02)
         room.hand_in("b")
@@ -319,7 +319,7 @@ def test_a_lead_that_is_dismissed_while_reports_gather_is_woken_once() -> None:
     async def main() -> None:
         problems: list[dict[str, Any]] = []
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: problems.append(context))
-        room = Room("a", gather_seconds=3600, quiet_seconds=0.01)
+        room = Room("a", gather_seconds=3600, quiet=0.01 / 3600)
         for member in ("a1", "a2"):
             room.hire(member, "a")
         (lead,) = await room.sleeps("a")

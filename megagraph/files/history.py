@@ -153,7 +153,9 @@ class History:
     def with_effect(self, effect: str) -> list[str]:
         """The commits in which `effect` may have been done, the oldest first: each says itself which it was."""
         number = _number(effect)
-        return [self._commits[place] for place in self._effects.between(number, number)] if effect else []
+        places = self._effects.between(number, number) if effect else []
+        # Another thread may just be adding one, behind the tip that was asked about.
+        return [self._commits[place] for place in places if place < len(self._commits)]
 
     def resolve(self, version: str) -> str:
         """The commit that `version`, an id or the unique beginning of one, means.
