@@ -282,7 +282,8 @@ def test_members_that_only_write_letters_to_one_another_are_stopped(tmp_path: Pa
     result, events = play(tmp_path, parts, Limits(calls=200), QUICK.model_copy(update={"no_growth": 0}))
     assert result.status == "done"
     assert not result.passed
-    assert any(levels(events, name, "ping_pong") == ["note", "lead", "stop"] for name in ("a", "b"))
+    # A letter that was on its way wakes whoever has failed, and it is counted anew.
+    assert any(levels(events, name, "ping_pong")[:3] == ["note", "lead", "stop"] for name in ("a", "b"))
     assert any(
         "I go in circles: a has written" in text or "I go in circles: b has written" in text for text in failures
     )
