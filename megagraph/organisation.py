@@ -34,7 +34,7 @@ from megagraph.outside_tools import OutsideTools
 from megagraph.prices import Price
 from megagraph.programs.sandbox import ProgramLimits, Sandbox
 from megagraph.prompts import Prompts
-from megagraph.specs import BOSS, AgentSpec, Letter, owner_of
+from megagraph.specs import BOSS, AgentSpec, Letter, Report, owner_of
 from megagraph.stream import Stream
 from megagraph.tracing import call_config
 
@@ -159,11 +159,7 @@ class Organisation:
                 self.mailroom.note_closed(spec, report)
             else:
                 self.mailroom.add(spec, report)
-        if divided := [spec for spec, _, closed in agents if spec.part and not closed]:
-            used, leads = self.ledger.used_by(), {spec.name: spec.lead for spec, _, _ in agents}
-            for spec in divided:
-                below = (use for name, use in used.items() if spec.name in _chain(owner_of(name), leads.__getitem__))
-                self.meter.give(spec.name, spec.part, sum(below, start=NOTHING))
+        self._restore_parts(agents)
         self.journal = self.ledger.journal()
         last_calls: dict[str, int] = {}
         for agent, step in self.journal:
@@ -173,6 +169,14 @@ class Organisation:
         self.answers = self.ledger.answers()
         self.last_event = self.ledger.last_event()
         self.version = self.workspace.head
+
+    def _restore_parts(self, agents: Sequence[tuple[AgentSpec, Report | None, bool]]) -> None:
+        """Hold those again who were given a part of the limits."""
+        if divided := [spec for spec, _, closed in agents if spec.part and not closed]:
+            used, leads = self.ledger.used_by(), {spec.name: spec.lead for spec, _, _ in agents}
+            for spec in divided:
+                below = (use for name, use in used.items() if spec.name in _chain(owner_of(name), leads.__getitem__))
+                self.meter.give(spec.name, spec.part, sum(below, start=NOTHING))
 
     def emit(self, kind: EventKind, agent: str = "", **data: Any) -> None:
         """Tell whoever listens, and keep it."""

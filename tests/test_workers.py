@@ -462,6 +462,44 @@ def test_a_run_goes_on_by_itself_when_a_worker_is_killed(tmp_path: Path) -> None
     assert unanswered <= 4, "at most what its agents had in flight is asked again"
 
 
+def test_new_workers_go_on_where_somebody_has_a_part_and_has_failed_with_an_unread_letter(tmp_path: Path) -> None:
+    def boss(brief: Brief) -> Play:
+        heard = yield recruit(hire("short", limits={"calls": 2}), hire("long", limits={"calls": 20}))
+        yield from wait_for(heard, ["long"])
+        yield call("dismiss", agents=["short"])
+        yield finish("without")
+
+    def long(brief: Brief) -> Play:
+        heard = yield list_files()
+        while not heard.letters:
+            heard = yield list_files()
+        yield talk("short", "now")
+        for i in range(8):
+            yield write_file(f"{i}.txt", "x")
+        yield finish("done")
+
+    short = one(talk("long", "when?"), "I wait.", finish("never"))
+
+    async def work(server: ModelServer) -> tuple[Result, list[Event]]:
+        async with opened(tmp_path, server) as mega:
+            run = await mega.start("The goal.")
+            events: list[Event] = []
+            async for event in run:
+                events.append(event)
+                if event.kind == "letter" and event.data["about"] == "failure":
+                    os.kill(processes()[0], signal.SIGKILL)
+            settled = mega.home.database.read("SELECT settles FROM letters WHERE kind = 'failure'")
+            assert [row["settles"] is not None for row in settled] == [True]
+            return await run.result(), events
+
+    with ModelServer(Script({"boss": boss, "short": short, "long": long}), latency=0.1) as server:
+        result, events = asyncio.run(work(server))
+    assert result.status == "done", result.reason
+    failed = [event.agent for event in events if event.kind == "failed"]
+    assert failed == ["short", ""], "one for its part, and one for the killed worker"
+    assert result.report is not None and result.report.summary == "without"
+
+
 def test_a_run_goes_on_by_itself_when_what_workers_are_forked_from_is_killed_with_one_of_them(tmp_path: Path) -> None:
     async def work(server: ModelServer) -> tuple[Result, int]:
         async with opened(tmp_path, server) as mega:

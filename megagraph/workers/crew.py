@@ -366,7 +366,9 @@ class Workers:
         self._org.meter.let_go(agent)
 
     def _hear_give(self, worker: _Worker, branch: str, part: dict[str, float]) -> None:
-        self._org.meter.give(branch, part)
+        # Whoever recruited it may have been dismissed meanwhile.
+        if not self._mailroom.closed(branch):
+            self._org.meter.give(branch, part)
 
     # gates
 

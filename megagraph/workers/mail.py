@@ -8,7 +8,9 @@ had said to it by then: nobody is found idle who has mail on the way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 from megagraph.mailroom import Afar, Mailroom, Place
 from megagraph.specs import BOSS, AgentSpec, Letter, Report
@@ -193,11 +195,22 @@ class BranchMailroom(SharedMailroom):
     def _has_loop(self, place: Place) -> bool:
         return place.afar is None
 
+    def restore(self, *rows: Any, **more: Any) -> None:
+        # The first process has read the same rows.
+        with self._silent():
+            super().restore(*rows, **more)
+
     def heard(self, verb: str, *args: object) -> bool:
         # What the first process tells it knows.
+        with self._silent():
+            return super().heard(verb, *args)
+
+    @contextmanager
+    def _silent(self) -> Iterator[None]:
+        """Tell the first process nothing meanwhile."""
         post, self._post = self._post, _nobody
         try:
-            return super().heard(verb, *args)
+            yield
         finally:
             self._post = post
 
