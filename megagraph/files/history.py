@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import pygit2
 
 from megagraph.errors import ToolError, UsageError
 from megagraph.files.commits import Commits, Places
+from megagraph.files.refs import commit_of
 from megagraph.files.trees import file_id
 
 _TRAILER = re.compile(r"^(Agent|Effect|Merged-Over|Was): (.*)$", re.M)
@@ -72,13 +74,18 @@ def change_of(commit: pygit2.Commit) -> Change:
     over = trailers.get("Merged-Over", "")
     return Change(
         commit=str(commit.id),
-        agent=trailers.get("Agent", commit.author.name),
+        agent=agent_of(commit),
         effect=trailers.get("Effect", ""),
         subject=commit.message.partition("\n")[0],
         time=datetime.fromtimestamp(commit.commit_time, UTC),
         paths=changed_paths(commit),
         merged_over=tuple(over.split(", ")) if over else (),
     )
+
+
+def agent_of(commit: pygit2.Commit) -> str:
+    """On whose behalf the commit was made."""
+    return _trailers(commit).get("Agent", commit.author.name)
 
 
 def changed_paths(commit: pygit2.Commit) -> tuple[str, ...]:
@@ -118,8 +125,10 @@ class History:
         """By the hashes of effects, the commits in which they were done."""
         self._was: dict[str, str] = {}
         self._growing = threading.Lock()
-        self._changes: dict[str, list[tuple[int, str]]] = {}
-        """For each path, where in the history it was changed, and by whom."""
+        self._changes: dict[str, array[int]] = {}
+        """For each path, where in the history it was changed."""
+        self._last: dict[str, str] = {}
+        """For each path, the agent that changed it last."""
         self._counted = ""
         """The commit up to which changes are counted."""
         self._counting = threading.Lock()
@@ -184,14 +193,15 @@ class History:
     def last_agents(self, head: pygit2.Commit) -> Mapping[str, str]:
         """For each path, the agent that changed it last."""
         with self._counted_up_to(head):
-            return {path: changes[-1][1] for path, changes in self._changes.items()}
+            return dict(self._last)
 
-    def writers(self, head: pygit2.Commit, base: str, path: str) -> tuple[str, ...]:
+    def writers(self, repo: pygit2.Repository, head: pygit2.Commit, base: str, path: str) -> tuple[str, ...]:
         """The agents that changed `path` after the commit `base`, the last one first."""
         with self._counted_up_to(head):
             since = self._place(base)
-            changes = reversed(self._changes.get(path, ()))
-            return tuple(dict.fromkeys(agent for _, agent in takewhile(lambda change: change[0] > since, changes)))
+            places = takewhile(lambda place: place > since, reversed(self._changes.get(path, ())))
+            commits = [self._commits[place] for place in places]
+        return tuple(dict.fromkeys(agent_of(commit_of(repo, commit)) for commit in commits))
 
     @contextmanager
     def _counted_up_to(self, head: pygit2.Commit) -> Iterator[None]:
@@ -205,13 +215,14 @@ class History:
                         break
                     new.append(commit)
                 for commit in reversed(new):
-                    self._count(str(commit.id), commit.author.name, changed_paths(commit))
+                    self._count(str(commit.id), agent_of(commit), changed_paths(commit))
                 self._counted = str(head.id)
             yield
 
     def _count(self, commit: str, agent: str, paths: Iterable[str]) -> None:
         for path in paths:
-            self._changes.setdefault(path, []).append((self._place(commit), agent))
+            self._changes.setdefault(path, array("I")).append(self._place(commit))
+            self._last[path] = agent
         self._counted = commit
 
     def _add(self, commit: str, effect: str, was: Sequence[str] = ()) -> None:

@@ -162,7 +162,7 @@ class Workspace:
         def plan(tip: _Tip) -> _Plan:
             content = blob_data(self._repo, self._existing(tip.tree, path))
             blob = self._blob(path, _replaced(path, content, _encoded(old), _encoded(new)))
-            others = self._history.writers(tip.commit, seen, path) if seen else ()
+            others = self._history.writers(self._repo, tip.commit, seen, path) if seen else ()
             return _Plan({path: blob}, tuple(agent for agent in others if agent != author.agent))
 
         return self._written(path, f"edit {path}", author, plan)
@@ -363,7 +363,7 @@ class Workspace:
 
     def _others(self, tip: _Tip, seen: str | None, path: str) -> tuple[str, ...]:
         if seen:
-            return self._history.writers(tip.commit, seen, path)
+            return self._history.writers(self._repo, tip.commit, seen, path)
         last = self._history.last_agents(tip.commit).get(path)
         return (last,) if last else ()
 
