@@ -407,7 +407,8 @@ class Ledger:
     async def letters_to(self, name: str, sender: str, last: int, *, but: Iterable[str]) -> list[Letter]:
         """The last letters that somebody was sent, oldest first: of one sender, if one is named, and without some."""
         rows = await self.database.read_async(
-            f"{_LETTERS} WHERE run = ?1 AND recipient = ?2 AND ?3 IN ('', sender)"
+            # Those to one name are fewer than those of one run.
+            f"{_LETTERS} WHERE +run = ?1 AND recipient = ?2 AND ?3 IN ('', sender)"
             " AND id NOT IN (SELECT value FROM json_each(?4)) ORDER BY rowid DESC LIMIT ?5",
             (self.run, name, sender, to_json(list(but)).decode(), last),
         )

@@ -315,7 +315,7 @@ def _short_ids(db: Tables) -> None:
 
 
 def _no_index_of_recipients(db: Tables) -> None:
-    """Nothing asks for the letters to one agent: the mailroom has them."""
+    """Nothing asked for the letters to one agent then: the mailroom had them."""
     db.conn.execute("DROP INDEX IF EXISTS idx_letters_run_recipient")
 
 
@@ -398,6 +398,11 @@ def _shortened_conversations(db: Tables) -> None:
     db.conn.execute("ALTER TABLE calls ADD COLUMN shortened TEXT")
 
 
+def _letters_by_recipient(db: Tables) -> None:
+    """Who looks for older letters to an agent has to go through no others. Without the run, which is long."""
+    db.conn.execute("CREATE INDEX letters_recipient ON letters (recipient)")
+
+
 Migration: TypeAlias = "Callable[[Tables], None]"
 
 MIGRATIONS: tuple[Migration, ...] = (
@@ -414,6 +419,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     _no_index_of_recipients,
     _numbered_runs,
     _shortened_conversations,
+    _letters_by_recipient,
 )
 
 
