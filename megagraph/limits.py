@@ -99,7 +99,7 @@ class Use:
 NOTHING = Use(0)
 
 
-class _Account:
+class Account:
     """What one scope may use, has used, and has promised to calls in flight."""
 
     def __init__(self, branch: str, allowed: Mapping[str, float | None], used: Use) -> None:
@@ -148,7 +148,7 @@ class Claim:
     agent: str
     step: int
     expected: Use
-    accounts: Sequence[_Account] = field(repr=False)
+    accounts: Sequence[Account] = field(repr=False)
     """Those it counts against: of the branches that the agent is in, and of the run."""
     learn_from: int | None = None
     """The meter's `overhead` that the expectation was made with, where it is to learn from the call."""
@@ -159,7 +159,7 @@ class Pool:
 
     def __init__(self, limits: Limits, used: Use = NOTHING) -> None:
         self.limits = limits
-        self.account = _Account("", limits.model_dump(), used)
+        self.account = Account("", limits.model_dump(), used)
         self.meters: list[Meter] = []
 
     @property
@@ -201,8 +201,8 @@ class Meter:
         self.overhead = described
         """Input tokens of a call beyond its messages, by what providers have counted."""
         self.nearly: Callable[[str, float, float], None] = lambda limit, used, allowed: None
-        self._run = _Account("", limits.model_dump(), used)
-        self._branches: dict[str, _Account] = {}
+        self._run = Account("", limits.model_dump(), used)
+        self._branches: dict[str, Account] = {}
         self._told: set[str] = set()
         self._waiting: deque[tuple[Claim, asyncio.Future[bool]]] = deque()
         self._before = seconds
@@ -232,7 +232,7 @@ class Meter:
     def give(self, branch: str, part: Mapping[str, float], used: Use = NOTHING) -> None:
         """Hold the agent `branch` and everybody below it to a part of the run's limits."""
         if branch not in self._branches:
-            self._branches[branch] = _Account(branch, part, used)
+            self._branches[branch] = Account(branch, part, used)
 
     def take_back(self, branch: str) -> None:
         """Nobody of this branch makes calls any more."""

@@ -25,7 +25,8 @@ STALLS_BEFORE_END = 2
 """How often a lead is told that nothing moves before its team is ended for it."""
 
 GATHER_SECONDS = 0.05
-"""The longest that a report waits for others while team mates are still at work."""
+"""The longest that a report waits for others while team mates are still at work, as long as nobody has said how long
+a call takes."""
 
 QUIET = 0.2
 """The part of this time after which a report that no other has followed waits no longer."""

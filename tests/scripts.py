@@ -288,9 +288,10 @@ def generations_script(generations: int, *, overlap: int = 0) -> Script:
         return {"name": name, "role": role, "instructions": f"be {name}", "deliverables": [f"{name}.txt"]}
 
     def generation(number: int) -> list[dict[str, object]]:
+        first = {**hire(f"a{number}", "worker"), "limits": {"calls": 40}}
         if number % 3 == 2:
-            return [hire(f"lead{number}", "lead"), hire(f"a{number}", "worker")]
-        return [hire(f"a{number}", "worker"), {**hire(f"b{number}", "worker"), "depends_on": [f"a{number}"]}]
+            return [hire(f"lead{number}", "lead"), first]
+        return [first, {**hire(f"b{number}", "worker"), "depends_on": [f"a{number}"]}]
 
     def boss(brief: Brief) -> Play:
         told = ""

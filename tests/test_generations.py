@@ -15,8 +15,10 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langgraph.types import StateSnapshot
 
 from megagraph import Limits, MegaGraph, Run
+from megagraph.limits import Account
 from megagraph.mailroom import Place
 from megagraph.rehearsal import Brief, RehearsalModel, Script, call, finish, read_brief, recruit, talk, wait_for
+from megagraph.specs import owner_of
 from tests.campaign import run_campaign
 from tests.model_server import ModelServer
 from tests.scripts import Play, generations_script, one
@@ -175,6 +177,18 @@ def test_a_run_that_was_stopped_between_two_generations_goes_on_in_the_next(tmp_
     asyncio.run(in_pieces())
 
 
+def test_what_reviewers_did_is_read_back_as_long_as_the_one_they_looked_at_may_go_on(tmp_path: Path) -> None:
+    run = worked(tmp_path, generations_script(3), MANY.model_copy(update={"calls": 14}))
+    ledger, over = run.ledger, {spec.name for spec, _, closed in run.ledger.agents() if closed}
+    for table, read in (("calls", ledger.journal), ("tool_calls", ledger.done_steps)):
+        ledger.database.write_sync((f"UPDATE {table} SET agent = agent || '.reviewer' WHERE step = 1", ()))
+        rows = {tuple(row) for row in ledger.database.read(f"SELECT agent, step FROM {table}")}
+        read_back = read()
+        assert read_back == {(agent, step) for agent, step in rows if owner_of(agent) not in over}
+        for some in (read_back, rows - read_back):
+            assert {"." in agent for agent, _ in some} == {True, False}
+
+
 def steps_of(run: Run, agent: str) -> Iterable[int]:
     rows = run.ledger.database.read("SELECT step FROM calls WHERE run = ? AND agent = ?", (run.id, agent))
     return (row["step"] for row in rows)
@@ -264,6 +278,8 @@ def test_agents_whose_work_is_over_leave_nothing_behind_but_their_rows(tmp_path:
         left: dict[int, int] = {}
         """For each number of recruits of the boss, the fewest objects that there were."""
         most_places: int = 0
+        most_parts: int = 0
+        """Accounts of those who were given a part of the limits, as one of each generation is."""
 
         def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> Any:
             if read_brief(messages).name == "boss":
@@ -273,6 +289,7 @@ def test_agents_whose_work_is_over_leave_nothing_behind_but_their_rows(tmp_path:
                 there = gc.get_objects()
                 self.left[waves] = min(len(there), self.left.get(waves, len(there)))
                 self.most_places = max(self.most_places, sum(type(x) is Place for x in there))
+                self.most_parts = max(self.most_parts, sum(type(x) is Account and x.branch != "" for x in there))
             return super()._generate(messages, *args, **kwargs)
 
     async def work() -> dict[int, int]:
@@ -282,6 +299,7 @@ def test_agents_whose_work_is_over_leave_nothing_behind_but_their_rows(tmp_path:
             assert (await run.result()).passed
             # The boss and those of one generation, who may not have left yet as the next one comes.
             assert 4 <= model.most_places <= 7
+            assert 1 <= model.most_parts <= 2
             return model.left
 
     left = asyncio.run(work())

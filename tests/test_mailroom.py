@@ -295,15 +295,38 @@ def test_a_report_that_no_other_follows_waits_no_longer() -> None:
     within_seconds(main)
 
 
+def test_each_report_begins_the_quiet_moment_anew_up_to_the_longest_wait() -> None:
+    async def main() -> None:
+        room = Room("a", "b", "c", "d", gather_seconds=3600, quiet=0.5)
+        (lead,) = await room.sleeps("boss")
+        boss = room.places["boss"]
+        room.hand_in("a")
+        first, longest = boss.gathering, boss.gather_until
+        await asyncio.sleep(0.01)
+        room.hand_in("b")
+        second = boss.gathering
+        assert first is not None and second is not None
+        assert first.cancelled()
+        assert first.when() < second.when() < longest
+        room.quiet = 2
+        room.hand_in("c")
+        third = boss.gathering
+        assert third is not None
+        assert third.when() == longest == boss.gather_until
+        await room.let_go(lead)
+
+    within_seconds(main)
+
+
 def test_a_lead_that_was_woken_by_a_message_waits_for_reports_anew() -> None:
     async def main() -> None:
-        room = Room("a", "b", "c", gather_seconds=3600, quiet=0.01 / 3600)
+        room = Room("a", "b", "c", gather_seconds=0.01)
         (lead,) = await room.sleeps("boss")
         room.hand_in("a")
         room.send("b", "boss")
         assert await lead == "work"
         room.read_all("boss")
-        room.quiet = 1
+        room.gather_seconds = 3600
         (lead,) = await room.sleeps("boss")
         await asyncio.sleep(0.02)
         room.hand_in("b")
