@@ -5,7 +5,8 @@
 A boss recruits a department, waits for it, dismisses it, and recruits the next. A department is a lead, who goes
 through some teams of its own in the same way, and three members who write to one another and hand their files on. The
 files are the same in every generation and written anew. The model is a script in a server process of its own; all
-else is real and durable. A line of the table is a part of the time.
+else is real and durable. A line of the table is a part of the time. What is read of the run for it is read by another
+process: what that takes is not the run's.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import multiprocessing
 import os
+import sqlite3
 import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,18 +131,40 @@ class Look:
     files_mb: float
 
 
-class Watch:
-    """Looks at a run that is at work in this process."""
+@dataclass(frozen=True)
+class Steps:
+    """What was done in a window. A step is an agent's model call and the tool calls that it asked for, up to its next
+    question; its milliseconds are those beyond the model's latency."""
 
-    def __init__(self, mega: MegaGraph, run: Run) -> None:
-        self._mega = mega
+    agents: int
+    """All that there ever were until now."""
+    calls: int
+    generations: int
+    middle_ms: float
+    slow_ms: float
+    """One step of a hundred takes longer."""
+    boss_ms: float
+    """The middle of the boss's steps, whose conversation grows."""
+
+
+class Watch:
+    """Looks at a run that is at work in this process. `aside` is a process that reads what is to be read."""
+
+    def __init__(self, mega: MegaGraph, run: Run, aside: Executor) -> None:
+        self._run = run.id
         self._repository = mega.home.workspace(run.id).path
         self._database = mega.home.database.path
+        self._aside = aside
 
     async def look(self) -> Look:
-        return await asyncio.to_thread(self._look, len(asyncio.all_tasks()))
+        files = await asyncio.get_running_loop().run_in_executor(self._aside, _space, self._repository)
+        return await asyncio.to_thread(self._look, len(asyncio.all_tasks()), files)
 
-    def _look(self, tasks: int) -> Look:
+    async def steps(self, begin: float, end: float, latency: float) -> Steps:
+        what = self._database, self._run, begin, end, latency
+        return await asyncio.get_running_loop().run_in_executor(self._aside, steps_between, *what)
+
+    def _look(self, tasks: int, files: int) -> Look:
         log = self._database.with_name(self._database.name + "-wal")
         return Look(
             time.time(),
@@ -151,7 +177,7 @@ class Watch:
             len(gc.get_objects()),
             self._database.stat().st_size / 1e6,
             log.stat().st_size / 1e6 if log.exists() else 0.0,
-            _space(self._repository) / 1e6,
+            files / 1e6,
         )
 
 
@@ -173,30 +199,24 @@ def _space(folder: Path) -> int:
     return total
 
 
-@dataclass(frozen=True)
-class Steps:
-    """What was done in a window: model calls, and how long agents took from an answer to their next question."""
-
-    calls: int
-    generations: int
-    waits: Sequence[float]
-    """Seconds beyond the model's latency of each call."""
-    boss: Sequence[float]
-    """The same of the boss alone, whose conversation grows."""
-
-
-def steps_between(mega: MegaGraph, run: Run, begin: float, end: float, latency: float) -> Steps:
-    """A step is an agent's model call and the tool calls that it asked for, up to its next question."""
-    read = mega.home.database.read
-    calls = read(
-        "SELECT c.agent, c.step, c.seconds, (SELECT coalesce(max(t.started + t.seconds) - c.started - c.seconds, 0)"
-        "  FROM tool_calls t WHERE t.run = c.run AND t.agent = c.agent AND t.step = c.step) AS tools"
-        " FROM calls c WHERE c.run = ? AND c.started BETWEEN ? AND ?",
-        (run.id, begin, end),
+def steps_between(database: Path, run: str, begin: float, end: float, latency: float) -> Steps:
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        calls = connection.execute(
+            "SELECT c.agent, c.step, c.seconds, (SELECT coalesce(max(t.started + t.seconds) - c.started - c.seconds, 0)"
+            "  FROM tool_calls t WHERE t.run = c.run AND t.agent = c.agent AND t.step = c.step)"
+            " FROM calls c WHERE c.run = ? AND c.started BETWEEN ? AND ?",
+            (run, begin, end),
+        ).fetchall()
+        [agents] = connection.execute("SELECT count(*) FROM agents WHERE run = ?", (run,)).fetchone()
+    waits = [1000 * (max(0.0, seconds - latency) + tools) for _, _, seconds, tools in calls]
+    return Steps(
+        agents,
+        len(calls),
+        sum(agent.startswith("lead_") and step == 1 for agent, step, _, _ in calls),
+        statistics.median(waits),
+        statistics.quantiles(waits, n=100)[98],
+        statistics.median(wait for call, wait in zip(calls, waits, strict=True) if call[0] == "boss"),
     )
-    waits = [max(0.0, row["seconds"] - latency) + row["tools"] for row in calls]
-    boss = [wait for row, wait in zip(calls, waits, strict=True) if row["agent"] == "boss"]
-    return Steps(len(calls), sum(row["agent"].startswith("lead_") and row["step"] == 1 for row in calls), waits, boss)
 
 
 COLUMNS = (
@@ -226,34 +246,33 @@ async def measure(minutes: float, windows: int, latency: float, context: int, fo
         f"openai:scripted?context={context}", base_url=url, home=folder / "home", limits=_EVER
     ) as mega:
         run = await mega.start("Go on and on.")
-        watch = Watch(mega, run)
-        # What is loaded once, and the caches of first use, are no growth.
-        await asyncio.sleep(min(10.0, minutes * 6))
-        begun = (look := await watch.look()).time
-        for window in range(windows):
-            before = look
-            await asyncio.sleep(begun + (window + 1) * minutes * 60 / windows - time.time())
-            look = await watch.look()
-            steps = await asyncio.to_thread(steps_between, mega, run, before.time, look.time, latency)
-            print(await asyncio.to_thread(line, mega, run, begun, before, look, steps), flush=True)
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as aside:
+            watch = Watch(mega, run, aside)
+            # What is loaded once, and the caches of first use, are no growth.
+            await asyncio.sleep(min(10.0, minutes * 6))
+            begun = (look := await watch.look()).time
+            for window in range(windows):
+                before = look
+                await asyncio.sleep(begun + (window + 1) * minutes * 60 / windows - time.time())
+                look = await watch.look()
+                print(line(begun, before, look, await watch.steps(before.time, look.time, latency)), flush=True)
         result = await run.result()
         assert result.passed, result.report
 
 
-def line(mega: MegaGraph, run: Run, begun: float, before: Look, look: Look, steps: Steps) -> str:
-    agents = mega.home.database.read("SELECT count(*) FROM agents WHERE run = ?", (run.id,))[0][0]
+def line(begun: float, before: Look, look: Look, steps: Steps) -> str:
     cells = (
         f"{(look.time - begun) / 60:.1f}",
         str(steps.generations),
-        str(agents),
+        str(steps.agents),
         f"{steps.calls / (look.time - before.time):.0f}",
-        f"{look.resident_mb:.0f}",
+        f"{look.resident_mb:.1f}",
         f"{look.objects / 1000:.0f}",
-        f"{look.writer_mb:.0f}",
+        f"{look.writer_mb:.1f}",
         f"{1000 * (look.cpu - before.cpu) / steps.calls:.1f}",
-        f"{1000 * statistics.median(steps.waits):.1f}",
-        f"{1000 * statistics.quantiles(steps.waits, n=100)[98]:.0f}",
-        f"{1000 * statistics.median(steps.boss):.1f}",
+        f"{steps.middle_ms:.1f}",
+        f"{steps.slow_ms:.0f}",
+        f"{steps.boss_ms:.1f}",
         f"{1000 * (look.database_mb - before.database_mb) / steps.calls:.1f}",
         f"{1000 * (look.files_mb - before.files_mb) / steps.calls:.1f}",
         f"{look.log_mb:.1f}",
