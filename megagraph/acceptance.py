@@ -169,5 +169,5 @@ async def _stands(org: Organisation, place: Place) -> bool:
     if revised.accepted != report.accepted:
         kind: EventKind = "accepted" if revised.accepted else "withdrawn"
         org.emit(kind, spec.name, why="; ".join(missing), evidence=in_short(evidence))
-    org.mailroom.revise(spec.name, revised)
+    org.mailroom.revise(spec.name, report, revised)
     return revised.accepted

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from langchain_core.messages import BaseMessage
 
 from megagraph.conversation import fingerprint
+from megagraph.errors import CostNotApproved
 from megagraph.events import News
 from megagraph.journal import CallRow, Shortened, dump_answer, load_answer
 from megagraph.limits import Claim, Use
@@ -48,10 +49,12 @@ async def reserve(
     output = org.meter.usual_output
     costs = [price.expected(tokens, output) for price in org.prices.values() if price]
     expected = Use(1, tokens, output, max(costs, default=0.0))
-    claim = None
-    if await approve_cost(org, owner, expected.cost_usd):
-        learn_from = overhead if step == 1 else None
-        claim = await org.meter.reserve(agent, step, expected, branches, learn_from)
+    call = agent, step, expected, branches, overhead if step == 1 else None
+    try:
+        claim = await org.meter.reserve(*call)
+    except CostNotApproved as needs:
+        approved = await approve_cost(org, owner, needs.spent)
+        claim = await org.meter.reserve(*call, approved=True) if approved else None
     if claim is None and not org.gone(owner):
         raise org.park()
     return claim

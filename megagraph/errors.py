@@ -104,6 +104,17 @@ class LimitReached(MegagraphError):
         self.agent = agent
 
 
+class CostNotApproved(MegagraphError):
+    """The next call brings the run above the cost that a person is to be asked at."""
+
+    code = "approval"
+
+    def __init__(self, spent: float) -> None:
+        super().__init__("the cost of the next call is not approved.")
+        self.spent = spent
+        """What the run has cost, in US dollars."""
+
+
 class SandboxUnavailable(MegagraphError):
     """No sandbox can be had on this machine, and running programs without one was not allowed."""
 

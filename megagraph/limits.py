@@ -6,6 +6,7 @@ A model call is reserved before it is made and settled by what it really used, o
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from megagraph.errors import BranchStopped, LimitReached, UsageError
+from megagraph.errors import BranchStopped, CostNotApproved, LimitReached, UsageError
 
 NEARLY = 0.8
 """The part of a limit that may be used before the boss is told to wind down."""
@@ -152,6 +153,8 @@ class Claim:
     """Those it counts against: of the branches that the agent is in, and of the run."""
     learn_from: int | None = None
     """The meter's `overhead` that the expectation was made with, where it is to learn from the call."""
+    approved: bool = False
+    """Whether a person has approved of what it costs."""
 
 
 class Pool:
@@ -176,7 +179,8 @@ class Pool:
 class Meter:
     """What a run has used so far, against its limits.
 
-    `nearly(limit, used, allowed)` is called when a limit of the run is nearly used, once for each.
+    `nearly(limit, used, allowed)` is called when a limit of the run is nearly used, once for each. `ask_above` are the
+    US dollars above which a call has to be approved.
     """
 
     def __init__(
@@ -187,8 +191,10 @@ class Meter:
         seconds: float = 0,
         pool: Pool | None = None,
         described: int = 0,
+        ask_above: float | None = None,
     ) -> None:
         self.limits = limits
+        self._ask_above = ask_above
         self._pool = pool
         if pool is not None:
             pool.meters.append(self)
@@ -238,6 +244,14 @@ class Meter:
         """Nobody of this branch makes calls any more."""
         self._branches.pop(branch, None)
 
+    def count_anew(self, used: Use) -> None:
+        """Take this for what the run has used, once nobody is at work, and forget the parts that were given."""
+        for name in COUNTED:
+            more = getattr(used, name) - self._run.used[name]
+            for account in (self._run, *([self._pool.account] if self._pool else [])):
+                account.used[name] += more
+        self._branches.clear()
+
     @property
     def divided(self) -> bool:
         """Whether anybody was given a part."""
@@ -250,14 +264,17 @@ class Meter:
         expected: Use | None = None,
         branches: Sequence[str] = (),
         learn_from: int | None = None,
+        *,
+        approved: bool = False,
     ) -> Claim | None:
         """Ask for one model call, the `step`-th of `agent`, which is in these branches.
 
         Waits while too many agents are at work, or while what is left is promised to calls in flight. Returns None
         where the wait was ended by `let_go`. With `learn_from`, the `overhead` that was expected, what it really is is
-        learned from this call. Raises `LimitReached`, or `BranchStopped` where a part is used up.
+        learned from this call. Raises `LimitReached`, `BranchStopped` where a part is used up, or `CostNotApproved`
+        where it is to be `approved` first.
         """
-        claim = self._claim(agent, step, expected, branches, learn_from)
+        claim = self._claim(agent, step, expected, branches, learn_from, approved)
         if not self._waiting and self._admit(claim):
             return claim
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -278,9 +295,11 @@ class Meter:
         expected: Use | None = None,
         branches: Sequence[str] = (),
         learn_from: int | None = None,
+        *,
+        approved: bool = False,
     ) -> Claim | None:
         """`reserve` where nobody has to wait; None where somebody has."""
-        claim = self._claim(agent, step, expected, branches, learn_from)
+        claim = self._claim(agent, step, expected, branches, learn_from, approved)
         return claim if not self._waiting and self._admit(claim) else None
 
     def settle(self, claim: Claim, use: Use) -> None:
@@ -316,11 +335,17 @@ class Meter:
         self._next()
 
     def _claim(
-        self, agent: str, step: int, expected: Use | None, branches: Sequence[str], learn_from: int | None
+        self,
+        agent: str,
+        step: int,
+        expected: Use | None,
+        branches: Sequence[str],
+        learn_from: int | None,
+        approved: bool,
     ) -> Claim:
         accounts = [self._branches[name] for name in branches if name in self._branches]
         shared = [self._pool.account] if self._pool else []
-        claim = Claim(agent, step, expected or Use(), [*accounts, self._run, *shared], learn_from)
+        claim = Claim(agent, step, expected or Use(), [*accounts, self._run, *shared], learn_from, approved)
         self._check(claim)
         return claim
 
@@ -346,6 +371,10 @@ class Meter:
             raise BranchStopped(
                 f"limit reached: {name}={number} of the part given to `{account.branch}` (at agent `{claim.agent}`)."
             )
+        spent = self._run.used["cost_usd"]
+        most_usd = math.inf if claim.approved or self._ask_above is None else self._ask_above
+        if spent + self.promised_usd + claim.expected.cost_usd > most_usd:
+            raise CostNotApproved(spent)
 
     def _admit(self, claim: Claim) -> bool:
         if self._at_most() or not all(account.has_room(claim.expected) for account in claim.accounts):
@@ -377,7 +406,7 @@ class Meter:
                 continue
             try:
                 self._check(claim)
-            except (LimitReached, BranchStopped) as error:
+            except (LimitReached, BranchStopped, CostNotApproved) as error:
                 future.set_exception(error)
                 continue
             if self._admit(claim):

@@ -344,9 +344,12 @@ class Mailroom:
         if place.spec.lead:
             self._wake_dependents(place.spec.lead)
 
-    def revise(self, name: str, report: Report) -> None:
-        """Put another judgement in the place of the one on `name`'s last report. Wakes nobody but dependents."""
-        if self.closed(name):
+    def revise(self, name: str, old: Report, report: Report) -> None:
+        """Put another judgement in the place of the old one, if that is still `name`'s last report.
+
+        Wakes nobody but dependents.
+        """
+        if self.closed(name) or self.places[name].report != old:
             return
         place = self.places[name]
         place.report = report

@@ -84,6 +84,17 @@ class ModelChoice:
         choices = (self, *self.others.values())
         return all(isinstance(choice.make, _OpenAI | _Rehearsal) for choice in choices)
 
+    @property
+    def scripted(self) -> bool:
+        """Whether a scenario's script plays the model, or another that its rules name."""
+        return any(isinstance(choice.make, _Rehearsal) for choice in (self, *self.others.values()))
+
+    def with_script(self, script: Script | None) -> ModelChoice:
+        """The same choice with this script in the place of the one that a scenario has, or without one."""
+        others = {name: other.with_script(script) for name, other in self.others.items()}
+        make = _Rehearsal(script) if isinstance(self.make, _Rehearsal) else self.make
+        return replace(self, make=make, others=others)
+
     def warm(self) -> None:
         """Import what the model is made of, which takes a tenth of a second and more, before a call waits for it."""
         # If it cannot be made, the first call says so.
@@ -208,7 +219,7 @@ def _openai(label: str, name: str, options: str, base_url: str, timeout: float, 
 class _Rehearsal:
     """Opens the model that plays a scenario's script. Another process finds the script where the scenario is."""
 
-    script: Script
+    script: Script | None
 
     def __call__(self) -> BaseChatModel:
         return RehearsalModel(script=self.script)

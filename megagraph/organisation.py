@@ -113,7 +113,7 @@ class Organisation:
     last_event: int = 0
     version: str = ""
     """The latest version of the shared files."""
-    rechecking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    rechecking: AbstractAsyncContextManager[None] = field(default_factory=asyncio.Lock)
     """Held while accepted work is examined again, so that it is done once."""
     interactive: object = None
     """The interactive programs, once there was one; `program_tools` knows what they are."""

@@ -64,20 +64,18 @@ async def approve(org: Organisation, name: str, effect: str, matter: Matter, que
     return "nobody has approved it, and your work is over" if answer is None else _objection(answer)
 
 
-async def approve_cost(org: Organisation, name: str, expected: float) -> bool:
-    """Ask a person, once, before the run costs more than it may without asking.
+async def approve_cost(org: Organisation, name: str, spent: float) -> bool:
+    """Ask a person, once, before the run, which has cost so many US dollars, costs more than it may without asking.
 
     False where the agent is not to go on: its work is over, or the person said no and the run stops.
     """
     most = org.approve.cost_usd
-    if most is None:
-        return True
-    meter = org.meter
-    if meter.used.cost_usd + meter.promised_usd + expected <= most or approved_always(org, "cost"):
+    if most is None or approved_always(org, "cost"):
         return True
     id_ = f"{EVERYONE}/cost={most!r}"
-    spent = dollars(meter.used.cost_usd)
-    question = f"The run has cost {spent}, and the next model calls bring it above {dollars(most)}. May it go on?"
+    question = (
+        f"The run has cost {dollars(spent)}, and the next model calls bring it above {dollars(most)}. May it go on?"
+    )
     answer = await ask(org, name, id_, f"{question}\nAnswer `yes`, or `no: REASON`.", "approval")
     if answer is None:
         return False

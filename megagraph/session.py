@@ -23,7 +23,7 @@ from megagraph.final import judge
 from megagraph.garbage import seldom_collected
 from megagraph.home import Home
 from megagraph.ledger import Ledger
-from megagraph.limits import NEARLY, NOTHING, Limits, Meter, Pool
+from megagraph.limits import NEARLY, NOTHING, Limits, Meter, Pool, Use
 from megagraph.models import ModelChoice, Models
 from megagraph.organisation import Organisation
 from megagraph.outside_tools import OutsideTools, tokens_of
@@ -101,9 +101,15 @@ class Session:
         """Work until the run is done, stopped, or waits for a person."""
         row = await asyncio.to_thread(self.home.find, self.run)
         before = row["seconds"] or 0.0
-        used = sum((await asyncio.to_thread(self._ledger.used_by)).values(), start=NOTHING)
         schemas = TOOLBOX.schemas(self.prompts.tools)
-        meter = Meter(self.limits, used=used, seconds=before, pool=self.pool, described=tokens_of(schemas))
+        meter = Meter(
+            self.limits,
+            used=await self._used(),
+            seconds=before,
+            pool=self.pool,
+            described=tokens_of(schemas),
+            ask_above=self.approve.cost_usd,
+        )
         # The sandbox is tried with a program that runs elsewhere, and meanwhile libraries are imported here.
         (sandbox, why_not), prices, _ = await asyncio.gather(
             asyncio.to_thread(_sandbox, self.unsafe_programs),
@@ -153,6 +159,10 @@ class Session:
             # Raises what became of all that was written without waiting.
             await self.home.database.write()
 
+    async def _used(self) -> Use:
+        """What the run has used, by its rows."""
+        return sum((await asyncio.to_thread(self._ledger.used_by)).values(), start=NOTHING)
+
     def _organisation(self, **parts: Any) -> Organisation:
         """The organisation of one attempt."""
         parts |= {
@@ -177,7 +187,7 @@ class Session:
             run=self.run,
             scratch=parts["scratch"],
             scenario=replace(self.scenario, checks=()),
-            choice=None if self.choice.rehearsal else self.choice,
+            choice=self.choice.with_script(None),
             limits=self.limits,
             prompts=self.prompts,
             prices=dict(parts["prices"]),
@@ -215,6 +225,8 @@ class Session:
         await org.settled()
         if org.lost and not self._stop and self._losses < _LOSSES:
             self._losses += 1
+            # It may have kept answers of which it could not tell any more.
+            org.meter.count_anew(await self._used())
             org.emit("failed", error=f"{org.lost}; its agents go on where they were", problem="worker")
             return True
         if report is not None and not org.stopped:

@@ -102,6 +102,9 @@ async def recruit(caller: Caller, args: Recruit, effect: str) -> Result:
         for spec in specs:
             if spec.part:
                 org.meter.give(spec.name, spec.part)
+        # Its lead may have been dismissed, and they with it, before they had rows.
+        if org.mailroom.closed(lead.name):
+            org.ledger.database.post(*org.ledger.closed([spec.name for spec in specs]))
 
     return Result(
         f"Recruited: {', '.join(s.name for s in specs)}. Their reports and questions will reach you as letters."

@@ -11,8 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 from megagraph import Limits, MegaGraph, Run, Scenario
-from megagraph.errors import BranchStopped, LimitReached, UsageError
-from megagraph.limits import Claim, Meter, Use
+from megagraph.errors import BranchStopped, CostNotApproved, LimitReached, UsageError
+from megagraph.limits import Claim, Meter, Pool, Use
 from megagraph.prices import FREE, find_price, parse_prices
 from megagraph.rehearsal import (
     Brief,
@@ -155,6 +155,44 @@ def test_calls_in_flight_hold_what_they_are_expected_to_use() -> None:
         meter.settle(await waits, Use(1, 0, 20, 0.8))
         with pytest.raises(LimitReached, match="cost_usd=1 "):
             await meter.reserve("c", 1, Use(1, 0, 20, 0.2))
+
+    asyncio.run(main())
+
+
+def test_a_cost_is_approved_before_whoever_waits_is_let_through_too() -> None:
+    async def main() -> None:
+        meter = Meter(Limits(agents_at_once=1), ask_above=1.0)
+        dear = Use(1, cost_usd=0.6)
+        first = await meter.reserve("a", 1, dear)
+        assert first is not None
+        waiting = asyncio.ensure_future(meter.reserve("b", 1, Use(1, cost_usd=0.3)))
+        with pytest.raises(CostNotApproved):
+            await meter.reserve("c", 1, dear)
+        approved = asyncio.ensure_future(meter.reserve("c", 1, dear, approved=True))
+        await asyncio.sleep(0)
+        meter.settle(first, Use(1, cost_usd=0.8))
+        with pytest.raises(CostNotApproved) as needs:
+            await waiting
+        assert needs.value.spent == 0.8
+        assert await approved is not None
+
+    asyncio.run(main())
+
+
+def test_what_was_used_is_counted_anew_over_the_pool_as_well() -> None:
+    async def main() -> None:
+        pool = Pool(Limits(calls=20), Use(7))
+        meter, other = (Meter(Limits(calls=10), used=Use(number), pool=pool) for number in (3, 4))
+        meter.give("dev", {"calls": 2}, Use(2))
+        meter.count_anew(Use(9, 100, 10, 0.5))
+        assert meter.used == Use(9, 100, 10, 0.5)
+        assert pool.account.used["calls"] == 13
+        assert other.used == Use(4)
+        assert not meter.divided
+        meter.give("dev", {"calls": 9}, Use(8))
+        meter.settle(await claimed(meter, "dev", None, ("dev",)), Use(1))
+        with pytest.raises(LimitReached, match="calls=10 of the run"):
+            await meter.reserve("dev", 2, None, ("dev",))
 
     asyncio.run(main())
 

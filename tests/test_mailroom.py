@@ -539,7 +539,7 @@ def test_of_those_whose_loops_have_ended_only_the_name_is_known() -> None:
         # What comes late changes nothing, and nobody comes back.
         room.send("b", "a")
         room.send("a1", "boss", "report")
-        room.revise("a1", Report("", missing=("a.md",)))
+        room.revise("a1", ACCEPTED, Report("", missing=("a.md",)))
         room.left("a2")
         room.hire("a1", "boss")
         room.hire("a3", "a")

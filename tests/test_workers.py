@@ -6,20 +6,23 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from langchain_core.tools import tool
 
-from megagraph import Limits, MegaGraph, Run
+from megagraph import Limits, MegaGraph, ReviewCheck, Run, Scenario
 from megagraph.errors import LimitReached, UsageError
 from megagraph.events import Event
 from megagraph.gate import Rates
+from megagraph.model_rules import ModelRules
 from megagraph.rehearsal import (
     Brief,
     Part,
@@ -35,8 +38,10 @@ from megagraph.rehearsal import (
     write_file,
 )
 from megagraph.run import Result
+from megagraph.scenario import load_scenario
 from megagraph.workers.far import Passes
-from megagraph.workers.link import Link
+from megagraph.workers.link import Link, LinkLost
+from megagraph.workers.office import Office
 from tests.campaign import run_campaign
 from tests.model_server import ModelServer
 from tests.scripts import Play, deep_script, letters_script, one
@@ -50,7 +55,7 @@ def hire(name: str, **more: Any) -> dict[str, Any]:
 
 
 def opened(home: Path, server: ModelServer, **kwargs: Any) -> MegaGraph:
-    return MegaGraph("openai:scripted", base_url=server.url, home=home, **{"workers": 2, **kwargs})
+    return MegaGraph(base_url=server.url, home=home, **{"model": "openai:scripted", "workers": 2, **kwargs})
 
 
 def play(home: Path, script: Script, latency: Any = 0.0, **kwargs: Any) -> tuple[Result, dict[str, str], list[Any]]:
@@ -375,6 +380,159 @@ def test_a_review_finds_a_place_where_there_is_one_and_is_counted_once(tmp_path:
     assert [event.data["calls"] for event in coders] == [["write_file"], ["finish"], ["read_file"], ["give_verdict"]]
 
 
+def test_accepted_work_is_examined_again_once_for_all_processes(tmp_path: Path) -> None:
+    check = {"review": "It is good.", "files": ["a.txt"]}
+
+    def boss(brief: Brief) -> Play:
+        # What x has handed in is changed by e, and both who depend on it begin at the same moment.
+        heard = yield recruit(
+            {**hire("x"), "deliverables": ["a.txt"], "checks": [check]},
+            hire("e", depends_on=["x"]),
+            hire("d1", depends_on=["x", "e"]),
+            hire("d2", depends_on=["x", "e"]),
+        )
+        yield from wait_for(heard, ["x", "e", "d1", "d2"])
+        yield finish("over")
+
+    parts: dict[str, Part] = {
+        "boss": boss,
+        "x": one(write_file("a.txt", "hello"), finish("done", ["a.txt"])),
+        "e": one(read_file("a.txt"), write_file("a.txt", "hello again"), finish("changed")),
+        "reviewer_of_x": one(read_file("a.txt"), call("give_verdict", passed=True, reason="It is.", evidence=["1/0"])),
+    }
+
+    async def work(server: ModelServer) -> tuple[Result, list[Event]]:
+        async with opened(tmp_path, server) as mega:
+            run = await mega.start("The goal.")
+            result = await run.result()
+            return result, run.events(kinds=("failed", "withdrawn", "thought"))
+
+    with ModelServer(Script(parts, default=one(finish("ok"))), latency=0.1) as server:
+        result, events = asyncio.run(work(server))
+    assert result.passed
+    assert {event.kind for event in events} == {"thought"}
+    assert len(server.log.answered()) == len(events) == result.calls
+    assert sum(event.data["calls"] == ["give_verdict"] for event in events) == 2
+
+
+def test_the_latest_version_is_not_mistaken_for_the_one_that_an_answer_is_of() -> None:
+    async def work() -> str:
+        class Said:
+            version = ""
+
+        office, ends = Said(), socket.socketpair()
+
+        def hear(verb: str, args: tuple[Any, ...]) -> None:
+            office.version = args[0]
+
+        def both(verb: str, args: tuple[Any, ...]) -> str:
+            # As two workers' changes are told where both are done in the same round.
+            front.tell("version", "first")
+            asyncio.get_running_loop().call_soon(front.tell, "version", "second")
+            return "written"
+
+        own = Link(*(await asyncio.open_connection(sock=ends[0])), hear)
+        front = Link(*(await asyncio.open_connection(sock=ends[1])), both)
+        listening = [asyncio.create_task(link.listen()) for link in (own, front)]
+        assert await Office.change_files(cast(Office, SimpleNamespace(link=own)), "write") == "written"
+        await asyncio.sleep(0.05)
+        own.close()
+        await asyncio.gather(*listening)
+        return office.version
+
+    assert asyncio.run(work()) == "second"
+
+
+def test_a_team_that_moves_again_each_time_is_not_at_its_third_stand(tmp_path: Path) -> None:
+    def boss(brief: Brief) -> Play:
+        heard = yield recruit(hire("asker"))
+        for number in range(4):
+            while not any("Nothing in your team moves" in text for _, _, text in heard.letters):
+                heard = yield "I wait."
+            heard = yield talk("asker", f"answer {number}")
+        yield from wait_for(heard, ["asker"])
+        yield finish("over")
+
+    def asker(brief: Brief) -> Play:
+        for number in range(4):
+            heard = yield talk("boss", f"question {number}")
+            while not any(text == f"answer {number}" for _, _, text in heard.letters):
+                heard = yield "I wait."
+        yield finish("all is answered")
+
+    result, _, _ = play(tmp_path, Script({"boss": boss, "asker": asker}))
+    assert result.passed
+    assert result.report is not None
+    assert result.report.summary == "over"
+
+
+@pytest.mark.parametrize(("model", "leaves"), [("rehearsal", "openai:scripted"), ("openai:scripted", "rehearsal")])
+def test_rules_with_a_rehearsal_among_their_models_hold_in_all_processes(
+    tmp_path: Path, model: str, leaves: str
+) -> None:
+    (tmp_path / "scenario.yaml").write_text("name: crowd\ngoal: The goal.\nrehearsal: play.py\n")
+    (tmp_path / "play.py").write_text("from tests.test_workers import crowd\n\nscript = crowd(3)\n")
+
+    async def work(server: ModelServer) -> dict[str, str]:
+        async with opened(tmp_path, server, model=model, models=ModelRules(leaves=leaves)) as mega:
+            run = await mega.start(load_scenario(tmp_path))
+            assert (await run.result()).passed
+            rows = mega.home.database.read("SELECT DISTINCT agent, model FROM calls ORDER BY agent")
+            return {row["agent"]: row["model"] for row in rows}
+
+    with ModelServer(crowd(3)) as server:
+        assert asyncio.run(work(server)) == {"boss": model, "w0": leaves, "w1": leaves, "w2": leaves}
+
+
+def test_no_worker_is_there_any_more_while_a_whole_run_is_examined(tmp_path: Path) -> None:
+    def boss(brief: Brief) -> Play:
+        heard = yield recruit(hire("writer"))
+        yield from wait_for(heard, ["writer"])
+        yield finish("over", ["a.txt"])
+
+    review = one(read_file("a.txt"), call("give_verdict", passed=True, reason="It is.", evidence=["1/0"]))
+    parts = {"boss": boss, "writer": one(write_file("a.txt", "x"), finish("done")), "reviewer_of_boss": review}
+
+    async def work(server: ModelServer) -> tuple[Result, int]:
+        async with opened(tmp_path, server) as mega:
+            run = await mega.start(Scenario("The goal.", checks=(ReviewCheck(review="It is good.", files=("a.txt",)),)))
+            seen = 0
+            async for event in run:
+                if event.kind == "thought" and event.data["calls"] == ["read_file"]:
+                    assert not processes()
+                    seen += 1
+            return await run.result(), seen
+
+    with ModelServer(Script(parts), latency=0.3) as server:
+        result, seen = asyncio.run(work(server))
+    assert result.passed
+    assert seen == 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_nobody_in_any_process_makes_a_call_that_is_dearer_than_approved(tmp_path: Path, workers: int) -> None:
+    async def work(server: ModelServer) -> tuple[list[Result], Result]:
+        limits = Limits(agents=60, width=60)
+        async with opened(
+            tmp_path, server, workers=workers, approve="cost=0.02", prices={"scripted": (0.5, 5.0)}, limits=limits
+        ) as mega:
+            run = await mega.start("The goal.")
+            asking = [await run.result()]
+            run = await mega.resume(run.id)
+            asking.append(await run.result())
+            [question] = run.questions()
+            await run.answer(question["id"], "yes")
+            return asking, await (await mega.resume(run.id)).result()
+
+    with ModelServer(crowd(30), latency=0.05) as server:
+        asking, done = asyncio.run(work(server))
+        assert len(server.log.answered()) == done.calls
+    assert [result.status for result in asking] == ["asking", "asking"]
+    assert asking[0].calls == asking[1].calls > 1
+    assert all(result.cost_usd is not None and result.cost_usd <= 0.02 for result in asking)
+    assert done.passed
+
+
 # --- pauses, questions, kills ---------------------------------------------------------------------------------
 
 
@@ -613,16 +771,26 @@ def test_what_cannot_be_taken_to_another_process_is_refused(
 
 def test_what_is_said_between_processes_comes_in_order_and_errors_come_as_they_are() -> None:
     async def work() -> None:
-        import socket
-
         heard: list[int] = []
 
         async def slowly(number: int) -> int:
             await asyncio.sleep(0.01)
             raise LimitReached("calls", number, "dev")
 
+        class OddError(Exception):
+            """Of a kind that no other process knows."""
+
+        async def odd() -> None:
+            raise OddError("strange")
+
+        working = asyncio.ensure_future(asyncio.sleep(3600))
+
         def hear(verb: str, args: tuple[Any, ...]) -> Any:
             match verb:
+                case "odd":
+                    return odd()
+                case "work":
+                    return working
                 case "say":
                     heard.append(args[0])
                     return None
@@ -643,6 +811,14 @@ def test_what_is_said_between_processes_comes_in_order_and_errors_come_as_they_a
         with pytest.raises(LimitReached, match="limit reached: calls=7 of the run") as raised:
             await error
         assert (raised.value.limit, raised.value.agent) == ("calls", "dev")
+        with pytest.raises(RuntimeError, match="OddError: strange"):
+            await one.ask("odd")
+        asked = asyncio.ensure_future(one.ask("work"))
+        await one.ask("what")
+        working.cancel()
+        with pytest.raises(LinkLost):
+            await asked
+        assert await one.ask("what"), "the line is there"
         one.close()
         await asyncio.gather(*listening)
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,7 +51,8 @@ class _Worker:
     claims: dict[int, Claim] = field(default_factory=dict)
     tickets: dict[int, Ticket] = field(default_factory=dict)
     gates: list[tuple[Gate, Line]] = field(default_factory=list)
-    slots: int = 0
+    held: list[str] = field(default_factory=list)
+    """What it holds of the organisation."""
 
     def number_for(self) -> int:
         self.given += 1
@@ -100,6 +102,8 @@ class FrontOrganisation(Organisation):
 
     async def settled(self) -> None:
         await self.workers.ask("settled")
+        # Nobody is to be taken for lost who has nothing to do any more.
+        await self.workers.aclose()
         await super().settled()
 
     def stop(self, reason: str) -> None:
@@ -147,11 +151,15 @@ class Workers:
     async def ask(self, verb: str) -> None:
         """Return when all of them have answered, who are there."""
         links = [worker.link for worker in self._workers if worker.link is not None]
-        with contextlib.suppress(LinkLost):
-            await asyncio.gather(*(link.ask(verb) for link in links))
+        for answer in await asyncio.gather(*(link.ask(verb) for link in links), return_exceptions=True):
+            if isinstance(answer, BaseException) and not isinstance(answer, LinkLost):
+                raise answer
 
     async def aclose(self) -> None:
-        """End the workers, whatever they do."""
+        """End the workers, whatever they do. May be called twice."""
+        # Of one that is gone, it is told what became of it.
+        gone = (worker.listening for worker in self._workers if worker.link is not None and worker.link.lost)
+        await asyncio.gather(*(listening for listening in gone if listening is not None), return_exceptions=True)
         self._ending = True
         self.tell("end")
         await asyncio.gather(*map(self._end, self._workers))
@@ -262,8 +270,9 @@ class Workers:
             ticket.line.gate.gone(ticket)
         worker.claims.clear()
         worker.tickets.clear()
-        for _ in range(worker.slots):
-            self._leaving.append(asyncio.ensure_future(self._leave_slot()))
+        for what in worker.held:
+            self._leaving.append(asyncio.ensure_future(self._let(what)))
+        worker.held.clear()
 
     async def _end(self, worker: _Worker) -> None:
         if worker.process is None or worker.listening is None:
@@ -296,7 +305,10 @@ class Workers:
         worker.taken_in = taken_in or worker.taken_in
         # Otherwise it says how they stood before it had what was said to it since; it will say more.
         if worker.taken_in == worker.said:
-            self._mailroom.stand(states)
+            # Of those that it names not, after what was said to it, it says that they are at work, as is believed here.
+            open_ = (head for head in worker.heads if not self._mailroom.closed(head))
+            at_work = {head: Afar() for head in open_} if taken_in else {}
+            self._mailroom.stand(at_work | dict(states))
 
     def _hear_stop(self, worker: _Worker, reason: str, failed: bool) -> None:
         self._origin = None
@@ -311,19 +323,20 @@ class Workers:
         return admit(self._org, lead, wave, [Recruitment.model_validate(wish) for wish in wishes])
 
     async def _hear_files(self, worker: _Worker, method: str, args: Any, kwargs: Any) -> Any:
-        result = await self._org.change_files(method, *args, **kwargs)
-        return result, self._org.version
+        return await self._org.change_files(method, *args, **kwargs)
 
-    async def _hear_slot(self, worker: _Worker) -> None:
-        await self._org.programs_at_once.__aenter__()
-        worker.slots += 1
+    async def _hear_hold(self, worker: _Worker, what: str) -> None:
+        hold: AbstractAsyncContextManager[None] = getattr(self._org, what)
+        await hold.__aenter__()
+        worker.held.append(what)
 
-    def _hear_slot_back(self, worker: _Worker) -> Awaitable[None]:
-        worker.slots -= 1
-        return self._leave_slot()
+    def _hear_let(self, worker: _Worker, what: str) -> Awaitable[None]:
+        worker.held.remove(what)
+        return self._let(what)
 
-    async def _leave_slot(self) -> None:
-        await self._org.programs_at_once.__aexit__(None, None, None)
+    async def _let(self, what: str) -> None:
+        hold: AbstractAsyncContextManager[None] = getattr(self._org, what)
+        await hold.__aexit__(None, None, None)
 
     # limits
 
@@ -335,24 +348,25 @@ class Workers:
         expected: Use,
         branches: list[str],
         learn_from: int | None,
+        approved: bool,
         gate: int | None,
     ) -> Granted | Awaitable[Granted | None]:
         call = agent, step, expected, branches, learn_from
-        claim = self._org.meter.reserve_at_once(*call)
+        claim = self._org.meter.reserve_at_once(*call, approved=approved)
         if claim is None:
-            return self._reserve(worker, *call)
+            return self._reserve(worker, *call, approved=approved)
         # Most calls are let through at once, and need not ask again.
         ticket = None if gate is None else worker.gates[gate][1].pass_for(agent)
         return self._granted(worker, claim, 0 if ticket is None else worker.ticket(ticket))
 
-    async def _reserve(self, worker: _Worker, *call: Any) -> Granted | None:
-        claim = await self._org.meter.reserve(*call)
+    async def _reserve(self, worker: _Worker, *call: Any, approved: bool) -> Granted | None:
+        claim = await self._org.meter.reserve(*call, approved=approved)
         return None if claim is None else self._granted(worker, claim)
 
     def _granted(self, worker: _Worker, claim: Claim, ticket: int = 0) -> Granted:
         meter, number = self._org.meter, worker.number_for()
         worker.claims[number] = claim
-        return Granted(number, meter.overhead, meter.usual_output, meter.used, meter.promised_usd, ticket)
+        return Granted(number, meter.overhead, meter.usual_output, ticket)
 
     def _hear_settle(self, worker: _Worker, number: int, use: Use) -> None:
         self._origin = None

@@ -22,8 +22,6 @@ class Granted(NamedTuple):
     number: int
     overhead: int
     usual_output: int
-    used: Use
-    promised_usd: float
     ticket: int = 0
     """The number of a ticket for the gate that was named, where that had room at once; 0 where there is none."""
 
@@ -75,17 +73,12 @@ class FarMeter(Meter):
         self._link = link
         self._passes = passes
         self._asking: set[str] = set()
-        self._last = Granted(0, 0, super().usual_output, NOTHING, 0.0)
+        self._usual_output = super().usual_output
         self._numbers: dict[Claim, int] = {}
 
     @property
-    def used(self) -> Use:
-        """What the run had used when a call was last reserved from here."""
-        return self._last.used
-
-    @property
     def usual_output(self) -> int:
-        return self._last.usual_output
+        return self._usual_output
 
     @property
     def divided(self) -> bool:
@@ -99,11 +92,13 @@ class FarMeter(Meter):
         expected: Use | None = None,
         branches: Sequence[str] = (),
         learn_from: int | None = None,
+        *,
+        approved: bool = False,
     ) -> Claim | None:
         gate, expected = self._passes.gate_for(agent), expected or Use()
         self._asking.add(agent)
         try:
-            call = agent, step, expected, list(branches), learn_from
+            call = agent, step, expected, list(branches), learn_from, approved
             granted: Granted | None = await self._link.ask("reserve", *call, gate)
         finally:
             self._asking.discard(agent)
@@ -111,7 +106,7 @@ class FarMeter(Meter):
             return None
         if granted.ticket:
             self._passes.keep(agent, granted.ticket)
-        self._last, self.overhead, self.promised_usd = granted, granted.overhead, granted.promised_usd
+        self.overhead, self._usual_output = granted.overhead, granted.usual_output
         claim = Claim(agent, step, expected, ())
         self._numbers[claim] = granted.number
         return claim
@@ -224,14 +219,15 @@ class _FarLine(Line):
             self._link.tell("dismiss", self._number, name)
 
 
-class FarSlots:
-    """The run's places for programs that run to their end."""
+class FarHold:
+    """What of the first process's organisation may be held by few at a time, by the name that it has there."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, what: str) -> None:
         self._link = link
+        self._what = what
 
     async def __aenter__(self) -> None:
-        await self._link.ask("slot")
+        await self._link.ask("hold", self._what)
 
     async def __aexit__(self, *_: object) -> None:
-        self._link.tell("slot_back")
+        self._link.tell("let", self._what)

@@ -138,6 +138,11 @@ class Link:
     async def _wait_for(self, answer: Any, number: int) -> None:
         try:
             value = await answer
+        except asyncio.CancelledError:
+            # Who has asked would wait for ever, where it is the work that was cancelled and not the line.
+            if number and not self.lost:
+                self._reply(number, LinkLost(), ok=False)
+            raise
         except Exception as error:
             if not number:
                 raise
@@ -148,9 +153,11 @@ class Link:
 
     def _reply(self, number: int, value: Any, *, ok: bool = True) -> None:
         try:
+            if not ok:
+                # Errors of other libraries may not come out of it again, and would take the line with them.
+                pickle.loads(pickle.dumps(value))
             self._send("answer", (number, ok, value))
         except Exception:
-            # It cannot be pickled, as errors of other libraries may not be.
             self._send("answer", (number, False, RuntimeError(f"{type(value).__name__}: {value}")))
 
     def _answered(self, number: int, ok: bool, value: Any) -> None:

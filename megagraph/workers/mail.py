@@ -58,9 +58,9 @@ class SharedMailroom(Mailroom):
         super().report(name, report)
         self._post("report", name, report.dump())
 
-    def revise(self, name: str, report: Report) -> None:
-        super().revise(name, report)
-        self._post("revise", name, report.dump())
+    def revise(self, name: str, old: Report, report: Report) -> None:
+        super().revise(name, old, report)
+        self._post("revise", name, old.dump(), report.dump())
 
     def close(self, name: str) -> list[str]:
         if names := super().close(name):
@@ -79,8 +79,8 @@ class SharedMailroom(Mailroom):
             case "report", (str(name), dict(report)):
                 if name in self.places:
                     self.report(name, Report.load(report))
-            case "revise", (str(name), dict(report)):
-                self.revise(name, Report.load(report))
+            case "revise", (str(name), dict(old), dict(report)):
+                self.revise(name, Report.load(old), Report.load(report))
             case "closed", (list(names),):
                 for name in names:
                     self.close(name)
@@ -263,8 +263,9 @@ class BranchMailroom(SharedMailroom):
         news = {head: state for head, state in states.items() if state != self.heads[head]}
         self._moved.clear()
         self.heads |= news
-        if news or self._taken_in:
-            self._link.tell("stands", self._taken_in, news)
+        taken_in, self._taken_in = self._taken_in, 0
+        if news or taken_in:
+            self._link.tell("stands", taken_in, news)
 
     def _state(self, place: Place) -> Afar:
         moves = any(map(self._moves, self._branch(place)))

@@ -19,7 +19,7 @@ from megagraph.programs.sandbox import Sandbox
 from megagraph.prompts import Prompts
 from megagraph.scenario import Scenario
 from megagraph.specs import AgentSpec
-from megagraph.workers.far import FarSlots
+from megagraph.workers.far import FarHold
 from megagraph.workers.link import Link
 from megagraph.workers.mail import BranchMailroom
 
@@ -33,8 +33,8 @@ class Posting:
     scratch: Path
     scenario: Scenario
     """Without its checks, which are the first process's to carry out."""
-    choice: ModelChoice | None
-    """None in a rehearsal, whose script is in the scenario's folder."""
+    choice: ModelChoice
+    """Without the script of a rehearsal, which is in the scenario's folder."""
     limits: Limits
     prompts: Prompts
     prices: dict[str, Price | None]
@@ -82,7 +82,8 @@ class Office(Organisation):
             front=Desk(link),
             **parts,
         )
-        self.programs_at_once = FarSlots(link)
+        self.programs_at_once = FarHold(link, "programs_at_once")
+        self.rechecking = FarHold(link, "rechecking")
 
     @property
     def branches(self) -> BranchMailroom:
@@ -129,8 +130,8 @@ class Office(Organisation):
         super().stop(reason)
 
     async def change_files(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        result, self.version = await self.link.ask("files", method, args, kwargs)
-        return result
+        # Of the version that comes of it all workers are told, in order.
+        return await self.link.ask("files", method, args, kwargs)
 
     def note_time(self) -> None:
         # How long the run has worked is known to the first process.

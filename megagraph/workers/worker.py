@@ -21,7 +21,7 @@ from megagraph.agent import TOOLBOX
 from megagraph.garbage import seldom_collected
 from megagraph.home import Home
 from megagraph.mcp_servers import McpServers, read_mcp
-from megagraph.models import ModelChoice, Models, choose_model
+from megagraph.models import ModelChoice, Models
 from megagraph.outside_tools import OutsideTools, accepted, tokens_of
 from megagraph.reviewer import reviewer_schemas
 from megagraph.stream import Stream
@@ -162,7 +162,7 @@ def _must_succeed(task: asyncio.Task[Any]) -> None:
 
 
 def _choice(posting: Posting) -> ModelChoice:
-    return posting.choice or choose_model("rehearsal", script=posting.scenario.script)
+    return posting.choice.with_script(posting.scenario.script()) if posting.choice.scripted else posting.choice
 
 
 def _hung_up(talk: socket.socket) -> bool:
