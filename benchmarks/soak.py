@@ -293,7 +293,7 @@ def main() -> None:
     options = parser.parse_args()
     print("| " + " | ".join(COLUMNS) + " |\n|" + "---:|" * len(COLUMNS))
     with tempfile.TemporaryDirectory() as name:
-        until = time.time() + options.minutes * 60 + 12
+        until = time.time() + options.minutes * 60 + 30
         with served(SOURCE.format(until=until), Path(name), str(options.latency)) as url:
             asyncio.run(measure(options.minutes, options.windows, options.latency, options.context, Path(name), url))
 

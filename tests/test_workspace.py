@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -98,6 +99,27 @@ def test_a_file_that_exists_is_not_overwritten_by_one_who_never_read_it(workspac
     assert workspace.read("a.py").text == "by ann\n"
     workspace.write("a.py", "by both\n", base=caught.value.version, author=BOB)
     assert workspace.read("a.py").text == "by both\n"
+
+
+def test_a_file_that_is_read_and_written_again_and_again_leaves_nothing_of_its_path(workspace: Workspace) -> None:
+    path = "a folder with a name that is long enough to be seen/" + "x" * 200
+
+    def again(times: int) -> None:
+        for number in range(times):
+            # Another object each time, as it comes from a model.
+            mine = "".join([path, str(number % 2)])
+            workspace.write(mine, f"{number}\n", base=workspace.head, author=ANN)
+            workspace.read(mine)
+
+    again(100)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        again(400)
+        # Of one path for each of them, it would be a hundred kilobytes.
+        assert tracemalloc.get_traced_memory()[0] - before < 60_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_concurrent_changes_of_different_places_merge_and_say_over_whom(workspace: Workspace) -> None:

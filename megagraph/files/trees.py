@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -15,10 +16,18 @@ MAX_REMEMBERED = 1000
 """Trees whose names are kept in memory."""
 
 
+def _same(path: str) -> str:
+    """A path as the object that it always is.
+
+    pygit2 (1.21) lets go of no path that it was asked for: a long run asks for the same ones again and again.
+    """
+    return sys.intern(path)
+
+
 def file_id(tree: pygit2.Tree, path: str) -> pygit2.Oid | None:
     """The id of the file at `path`, or None where there is none."""
     try:
-        found = tree[path]
+        found = tree[_same(path)]
     except KeyError:
         return None
     return found.id if found.type == ObjectType.BLOB else None
@@ -92,6 +101,7 @@ class TreeMaker:
         below: dict[str, dict[str, pygit2.Oid | None]] = {}
         for path, oid in files.items():
             name, slash, rest = path.partition("/")
+            name = _same(name)
             if slash:
                 below.setdefault(name, {})[rest] = oid
             else:
