@@ -16,10 +16,12 @@ from functools import partial
 from megagraph.checks import BackedCheck, Check, FileCheck, parse_checks
 from megagraph.claims import backed, claim_of, subjects
 from megagraph.database import Statement
+from megagraph.errors import BranchStopped, CostNotApproved
 from megagraph.events import EventKind, Found
 from megagraph.inspection import Bench, carry_out
 from megagraph.mailroom import Place
 from megagraph.organisation import Organisation
+from megagraph.questions import approve_cost
 from megagraph.reviewer import review
 from megagraph.specs import AgentSpec, Evidence, Report, Verdict
 
@@ -63,12 +65,12 @@ async def examine(
 
 
 async def _inspect(
-    org: Organisation, spec: AgentSpec, artefacts: Sequence[str], version: str, id_: str
+    org: Organisation, spec: AgentSpec, artefacts: Sequence[str], version: str, id_: str, *, may_ask: bool = True
 ) -> tuple[list[str], tuple[Evidence, ...]]:
     there = set(await asyncio.to_thread(org.workspace.paths, version))
     missing, evidence = [], []
     for number, check in enumerate(checks_on(spec, artefacts)):
-        bench = bench_of(org, version, f"{id_}/{number}", spec.name)
+        bench = bench_of(org, version, f"{id_}/{number}", spec.name, may_ask=may_ask)
         for verdict in await carry_out(check, bench):
             place = f"{id_}/{number}"
             evidence.append(Evidence(place, spec.name, verdict.check, verdict.passed, verdict.detail, version))
@@ -92,8 +94,8 @@ def _told(check: Check, verdict: Verdict, there: Collection[str]) -> str:
     return f"{verdict.check} ({' '.join(verdict.detail.split())[:_SHOWN]})"
 
 
-def bench_of(org: Organisation, version: str, id_: str, agent: str) -> Bench:
-    """Where the checks on an agent's work are carried out."""
+def bench_of(org: Organisation, version: str, id_: str, agent: str, *, may_ask: bool = True) -> Bench:
+    """Where the checks on an agent's work are carried out. In its own loop, they `may_ask` a person and wait."""
     return Bench(
         workspace=org.workspace,
         version=version,
@@ -101,7 +103,7 @@ def bench_of(org: Organisation, version: str, id_: str, agent: str) -> Bench:
         programs=org.programs,
         scratch=org.scratch,
         backed=partial(backed, org, version=version),
-        review=partial(review, org, id_=id_, agent=agent),
+        review=partial(review, org, id_=id_, agent=agent, may_ask=may_ask),
         most_seconds=org.programs.wall_seconds,
     )
 
@@ -113,7 +115,7 @@ async def inputs_stand(org: Organisation, spec: AgentSpec) -> bool:
     """Whether the reports that an agent waited for still hold. Its lead is told of those that do not."""
     places = org.mailroom.places
     open_ = [name for name in spec.depends_on if not org.mailroom.closed(name)]
-    for name in await recheck(org, open_):
+    for name in await recheck(org, spec.name, open_):
         report = places[name].report if name in places else None
         if report is None or report.accepted:
             # It has handed in anew while others were examined, or is gone.
@@ -127,17 +129,30 @@ async def inputs_stand(org: Organisation, spec: AgentSpec) -> bool:
     return all(map(org.mailroom.released, spec.depends_on))
 
 
-async def recheck(org: Organisation, names: Iterable[str]) -> list[str]:
-    """Examine again what was accepted and has changed since; the agents whose acceptance was withdrawn now."""
+async def recheck(org: Organisation, asker: str, names: Iterable[str]) -> list[str]:
+    """Examine again what was accepted and has changed since; the agents whose acceptance was withdrawn now.
+
+    It is `asker`'s loop that waits for it.
+    """
     places = [org.mailroom.places[name] for name in names]
-    if not any(_old(org, place) for place in places):
-        return []
-    async with org.rechecking:
-        return [
-            place.spec.name
-            for place in places
-            if _old(org, place) and await _changed(org, place) and not await _stands(org, place)
-        ]
+    withdrawn: list[str] = []
+    while any(_old(org, place) for place in places):
+        try:
+            async with org.rechecking:
+                for place in places:
+                    withdrawn += await _withdrawn(org, place)
+            break
+        except CostNotApproved as needs:
+            # Others may examine, or ask as well, while a person thinks.
+            if not await approve_cost(org, asker, needs.spent):
+                raise BranchStopped("its work is over") if org.gone(asker) else org.park() from needs
+    return withdrawn
+
+
+async def _withdrawn(org: Organisation, place: Place) -> list[str]:
+    """The agent, where its acceptance does not hold any more."""
+    stands = not _old(org, place) or not await _changed(org, place) or await _stands(org, place)
+    return [] if stands else [place.spec.name]
 
 
 def _old(org: Organisation, place: Place) -> bool:
@@ -159,7 +174,8 @@ async def _stands(org: Organisation, place: Place) -> bool:
     """Examine a report again. The new judgement is durable before anybody acts on it."""
     report, spec, version = place.report, place.spec, org.version
     assert report is not None
-    missing, evidence = await _inspect(org, spec, report.artefacts, version, f"{spec.name}/{version[:12]}/again")
+    id_ = f"{spec.name}/{version[:12]}/again"
+    missing, evidence = await _inspect(org, spec, report.artefacts, version, id_, may_ask=False)
     revised = Report(report.summary, report.artefacts, version=version, withdrawn=tuple(missing))
     await org.ledger.database.write(org.ledger.revised(spec.name, report, revised), *map(org.ledger.found, evidence))
     latest = place.report

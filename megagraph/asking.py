@@ -39,11 +39,14 @@ async def reserve(
     tokens: int,
     owner: str,
     overhead: int | None = None,
+    *,
+    may_ask: bool = True,
 ) -> Claim | None:
     """A claim for one call of about so many tokens, counted for the branches that `owner` is in.
 
     Where it is said with which `overhead` of the meter's they were counted, it learns from an agent's first call. None
-    where `owner` is dismissed meanwhile. Parks where the run stops meanwhile.
+    where `owner` is dismissed meanwhile. Parks where the run stops meanwhile. Raises `CostNotApproved` where it is not
+    the owner's loop that waits for the call, and so could not wait for a person on its behalf.
     """
     branches = org.chain(owner) if org.meter.divided else ()
     output = org.meter.usual_output
@@ -53,8 +56,9 @@ async def reserve(
     try:
         claim = await org.meter.reserve(*call)
     except CostNotApproved as needs:
-        approved = await approve_cost(org, owner, needs.spent)
-        claim = await org.meter.reserve(*call, approved=True) if approved else None
+        if not may_ask:
+            raise
+        claim = await org.meter.reserve(*call) if await approve_cost(org, owner, needs.spent) else None
     if claim is None and not org.gone(owner):
         raise org.park()
     return claim

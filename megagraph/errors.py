@@ -16,6 +16,14 @@ class BranchStopped(Exception):
     """An agent may not go on. Its lead is told why, and decides; the message is written for the lead."""
 
 
+class CostNotApproved(Exception):
+    """The next call brings the run above the cost at which a person is to be asked; `spent` is what it cost so far."""
+
+    def __init__(self, spent: float) -> None:
+        super().__init__(spent)
+        self.spent = spent
+
+
 class MegagraphError(RuntimeError):
     """Something a person has to know. `code` is stable; `hint` says what to do next.
 
@@ -102,17 +110,6 @@ class LimitReached(MegagraphError):
         self.limit = limit
         self.allowed = allowed
         self.agent = agent
-
-
-class CostNotApproved(MegagraphError):
-    """The next call brings the run above the cost that a person is to be asked at."""
-
-    code = "approval"
-
-    def __init__(self, spent: float) -> None:
-        super().__init__("the cost of the next call is not approved.")
-        self.spent = spent
-        """What the run has cost, in US dollars."""
 
 
 class SandboxUnavailable(MegagraphError):

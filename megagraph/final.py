@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from megagraph.acceptance import bench_of
-from megagraph.inspection import carry_out
+from megagraph.checks import Check
+from megagraph.errors import CostNotApproved
+from megagraph.inspection import Bench, carry_out
 from megagraph.organisation import Organisation
+from megagraph.questions import approve_cost
 from megagraph.record import RECORD, write_record
 from megagraph.scenario import Scenario
 from megagraph.specs import BOSS, Evidence, Verdict
@@ -23,8 +26,19 @@ async def judge(org: Organisation, scenario: Scenario) -> AsyncIterator[Verdict]
 
     for number, check in enumerate(scenario.checks):
         id_ = f"{BOSS}/end/{number}"
-        bench = replace(bench_of(org, version, id_, BOSS), folder=scenario.folder, record=record, most_seconds=None)
-        for place, verdict in enumerate(await carry_out(check, bench)):
+        bench = bench_of(org, version, id_, BOSS, may_ask=False)
+        bench = replace(bench, folder=scenario.folder, record=record, most_seconds=None)
+        for place, verdict in enumerate(await _carried_out(org, check, bench)):
             evidence = Evidence(f"{id_}/{place}", BOSS, verdict.check, verdict.passed, verdict.detail, version)
             await org.ledger.database.write(org.ledger.found(evidence))
             yield verdict
+
+
+async def _carried_out(org: Organisation, check: Check, bench: Bench) -> Sequence[Verdict]:
+    """The verdicts of a check. Parks where a person is to be asked what it may cost, and has not answered yet."""
+    while True:
+        try:
+            return await carry_out(check, bench)
+        except CostNotApproved as needs:
+            if not await approve_cost(org, BOSS, needs.spent):
+                raise org.park() from needs

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from langchain_core.messages import AIMessage
 
+from megagraph.approvals import EVERYONE
 from megagraph.database import Database, Statement
 from megagraph.events import TOLD, TOLD_OF_LETTERS, Event, EventKind, shortened
 from megagraph.journal import CallRow, ToolRow, dump_answer, effects_of, load_answer, load_shortened
@@ -222,6 +223,13 @@ class Ledger:
         """The journalled call of `agent` at `step`, which must be there."""
         return await asyncio.to_thread(self.call_at, agent, step)
 
+    async def kept(self, agent: str, step: int) -> CallRow | None:
+        """The journalled call of `agent` at `step`, if there is one."""
+        try:
+            return await self.answered(agent, step)
+        except IndexError:
+            return None
+
     def call_at(self, agent: str, step: int) -> CallRow:
         """`answered`, for a thread. Raises `IndexError` where there is no such call."""
         row = self.database.read(
@@ -407,8 +415,7 @@ class Ledger:
     async def letters_to(self, name: str, sender: str, last: int, *, but: Iterable[str]) -> list[Letter]:
         """The last letters that somebody was sent, oldest first: of one sender, if one is named, and without some."""
         rows = await self.database.read_async(
-            # Those to one name are fewer than those of one run.
-            f"{_LETTERS} WHERE +run = ?1 AND recipient = ?2 AND ?3 IN ('', sender)"
+            f"{_LETTERS} WHERE run = ?1 AND recipient = ?2 AND ?3 IN ('', sender)"
             " AND id NOT IN (SELECT value FROM json_each(?4)) ORDER BY rowid DESC LIMIT ?5",
             (self.run, name, sender, to_json(list(but)).decode(), last),
         )
@@ -439,15 +446,16 @@ class Ledger:
         )
 
     def questions(self) -> list[dict[str, Any]]:
-        """The open questions to a person, of those who still want to know.
+        """The open questions to a person, of those who still want to know, and of the run as a whole.
 
         Of each its `id`, `agent`, `question`, `kind` and when it was `asked`.
         """
         rows = self.database.read(
-            "SELECT id, agent, question, kind, asked FROM questions q WHERE run = ? AND answer IS NULL AND NOT EXISTS"
-            " (SELECT 1 FROM agents a WHERE a.run = q.run AND a.name = q.agent AND a.closed IS NOT NULL)"
+            "SELECT id, agent, question, kind, asked FROM questions q WHERE run = ? AND answer IS NULL"
+            " AND (instr(id, ?) = 1 OR NOT EXISTS"
+            "  (SELECT 1 FROM agents a WHERE a.run = q.run AND a.name = q.agent AND a.closed IS NOT NULL))"
             " ORDER BY asked",
-            (self.run,),
+            (self.run, f"{EVERYONE}/"),
         )
         return [dict(row) for row in rows]
 

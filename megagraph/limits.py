@@ -6,7 +6,6 @@ A model call is reserved before it is made and settled by what it really used, o
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -153,8 +152,6 @@ class Claim:
     """Those it counts against: of the branches that the agent is in, and of the run."""
     learn_from: int | None = None
     """The meter's `overhead` that the expectation was made with, where it is to learn from the call."""
-    approved: bool = False
-    """Whether a person has approved of what it costs."""
 
 
 class Pool:
@@ -180,7 +177,7 @@ class Meter:
     """What a run has used so far, against its limits.
 
     `nearly(limit, used, allowed)` is called when a limit of the run is nearly used, once for each. `ask_above` are the
-    US dollars above which a call has to be approved.
+    US dollars above which a person has to `approve`.
     """
 
     def __init__(
@@ -244,6 +241,11 @@ class Meter:
         """Nobody of this branch makes calls any more."""
         self._branches.pop(branch, None)
 
+    def approve(self) -> None:
+        """A person has approved of what the run costs."""
+        self._ask_above = None
+        self._next()
+
     def count_anew(self, used: Use) -> None:
         """Take this for what the run has used, once nobody is at work, and forget the parts that were given."""
         for name in COUNTED:
@@ -264,17 +266,15 @@ class Meter:
         expected: Use | None = None,
         branches: Sequence[str] = (),
         learn_from: int | None = None,
-        *,
-        approved: bool = False,
     ) -> Claim | None:
         """Ask for one model call, the `step`-th of `agent`, which is in these branches.
 
         Waits while too many agents are at work, or while what is left is promised to calls in flight. Returns None
         where the wait was ended by `let_go`. With `learn_from`, the `overhead` that was expected, what it really is is
         learned from this call. Raises `LimitReached`, `BranchStopped` where a part is used up, or `CostNotApproved`
-        where it is to be `approved` first.
+        where a person is to be asked first.
         """
-        claim = self._claim(agent, step, expected, branches, learn_from, approved)
+        claim = self._claim(agent, step, expected, branches, learn_from)
         if not self._waiting and self._admit(claim):
             return claim
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -295,11 +295,9 @@ class Meter:
         expected: Use | None = None,
         branches: Sequence[str] = (),
         learn_from: int | None = None,
-        *,
-        approved: bool = False,
     ) -> Claim | None:
         """`reserve` where nobody has to wait; None where somebody has."""
-        claim = self._claim(agent, step, expected, branches, learn_from, approved)
+        claim = self._claim(agent, step, expected, branches, learn_from)
         return claim if not self._waiting and self._admit(claim) else None
 
     def settle(self, claim: Claim, use: Use) -> None:
@@ -335,17 +333,11 @@ class Meter:
         self._next()
 
     def _claim(
-        self,
-        agent: str,
-        step: int,
-        expected: Use | None,
-        branches: Sequence[str],
-        learn_from: int | None,
-        approved: bool,
+        self, agent: str, step: int, expected: Use | None, branches: Sequence[str], learn_from: int | None
     ) -> Claim:
         accounts = [self._branches[name] for name in branches if name in self._branches]
         shared = [self._pool.account] if self._pool else []
-        claim = Claim(agent, step, expected or Use(), [*accounts, self._run, *shared], learn_from, approved)
+        claim = Claim(agent, step, expected or Use(), [*accounts, self._run, *shared], learn_from)
         self._check(claim)
         return claim
 
@@ -372,8 +364,7 @@ class Meter:
                 f"limit reached: {name}={number} of the part given to `{account.branch}` (at agent `{claim.agent}`)."
             )
         spent = self._run.used["cost_usd"]
-        most_usd = math.inf if claim.approved or self._ask_above is None else self._ask_above
-        if spent + self.promised_usd + claim.expected.cost_usd > most_usd:
+        if self._ask_above is not None and spent + self.promised_usd + claim.expected.cost_usd > self._ask_above:
             raise CostNotApproved(spent)
 
     def _admit(self, claim: Claim) -> bool:

@@ -399,8 +399,8 @@ def _shortened_conversations(db: Tables) -> None:
 
 
 def _letters_by_recipient(db: Tables) -> None:
-    """Who looks for older letters to an agent has to go through no others. Without the run, which is long."""
-    db.conn.execute("CREATE INDEX letters_recipient ON letters (recipient)")
+    """Who looks for older letters to an agent has to go through no others."""
+    db.conn.execute("CREATE INDEX letters_recipient ON letters (recipient, run)")
 
 
 Migration: TypeAlias = "Callable[[Tables], None]"

@@ -24,7 +24,7 @@ async def ask(org: Organisation, name: str, id_: str, question: str, kind: Quest
     while id_ not in org.answers:
         wake = await org.mailroom.ask(name)
         if wake == "close":
-            if whose == name:
+            if whose == name and not id_.startswith(f"{EVERYONE}/"):
                 ledger.database.post(ledger.answer(id_, "(withdrawn: the agent's work is over)"))
             return None
         if wake == "park":
@@ -67,10 +67,12 @@ async def approve(org: Organisation, name: str, effect: str, matter: Matter, que
 async def approve_cost(org: Organisation, name: str, spent: float) -> bool:
     """Ask a person, once, before the run, which has cost so many US dollars, costs more than it may without asking.
 
-    False where the agent is not to go on: its work is over, or the person said no and the run stops.
+    The agent's own loop waits. False where it is not to go on: its work is over, or the person said no and the run
+    stops.
     """
     most = org.approve.cost_usd
     if most is None or approved_always(org, "cost"):
+        org.meter.approve()
         return True
     id_ = f"{EVERYONE}/cost={most!r}"
     question = (
@@ -85,6 +87,7 @@ async def approve_cost(org: Organisation, name: str, spent: float) -> bool:
             " or with `--approve none`."
         )
         return False
+    org.meter.approve()
     return True
 
 

@@ -55,6 +55,8 @@ class _Review:
     bench: Bench
     agent: str
     name: str
+    may_ask: bool
+    """Whether the agent's own loop waits for it, and can wait for a person."""
 
     @property
     def workspace(self) -> Workspace:
@@ -102,9 +104,15 @@ def reviewer_schemas(texts: Mapping[str, ToolText]) -> list[dict[str, Any]]:
     return [tool.schema(texts[name]) for name, tool in _TOOLS.items()]
 
 
-async def review(org: Organisation, check: ReviewCheck, bench: Bench, *, id_: str, agent: str) -> Finding:
-    """The verdict of a model on an agent's work. Raises what parks the run where it cannot be had now."""
-    of = _Review(org, check, bench, agent, _name_of(agent, id_, bench.version))
+async def review(
+    org: Organisation, check: ReviewCheck, bench: Bench, *, id_: str, agent: str, may_ask: bool = True
+) -> Finding:
+    """The verdict of a model on an agent's work. Raises what parks the run where it cannot be had now.
+
+    Raises `CostNotApproved` where a person is to be asked and the agent `may_ask` nobody: whoever waits for the review
+    asks, and begins it again. What was paid of it by then is not paid again.
+    """
+    of = _Review(org, check, bench, agent, _name_of(agent, id_, bench.version), may_ask)
     try:
         return await _review(of)
     except (BranchStopped, ModelError) as error:
@@ -157,11 +165,12 @@ async def _review(of: _Review) -> Finding:
 
 async def _turn(of: _Review, step: int, messages: Sequence[BaseMessage], heard: str) -> CallRow:
     org = of.org
-    if (of.name, step) in org.journal:
-        return await org.ledger.answered(of.name, step)
+    # It may have been begun before, by whoever was to wait for it then, in this process or another.
+    if (row := await org.ledger.kept(of.name, step)) is not None:
+        return row
     known, more = counted(messages)
     tokens = (org.meter.overhead if known is None else known) + more
-    claim = None if _is_over(of) else await reserve(org, of.name, step, tokens, of.agent)
+    claim = None if _is_over(of) else await reserve(org, of.name, step, tokens, of.agent, may_ask=of.may_ask)
     if claim is not None and _is_over(of):
         org.meter.release(claim)
         claim = None

@@ -300,7 +300,7 @@ async def finish(caller: Caller, args: Finish, effect: str) -> Result:
     org, spec = caller.org, caller.spec
     await org.heard_all()
     _must_be_quiet(caller)
-    await recheck(org, org.mailroom.open_members(spec.name))
+    await recheck(org, spec.name, org.mailroom.open_members(spec.name))
     found = await examine(org, spec, caller.todo, args.artefacts, effect)
     # From here to the closing of the team nothing is awaited: what is quiet stays quiet.
     if org.mailroom.closed(spec.name):

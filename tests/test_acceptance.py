@@ -529,7 +529,7 @@ def test_nobody_pays_for_the_review_of_one_who_was_dismissed_meanwhile(monkeypat
     mailroom.close("gone")
     mailroom.left("gone")
 
-    async def reserve(org: Any, agent: str, step: int, tokens: int, owner: str) -> Claim | None:
+    async def reserve(org: Any, agent: str, step: int, tokens: int, owner: str, *, may_ask: bool) -> Claim | None:
         if owner == "going":
             mailroom.close("going")
             mailroom.left("going")
@@ -539,8 +539,11 @@ def test_nobody_pays_for_the_review_of_one_who_was_dismissed_meanwhile(monkeypat
         asked.append(args)
         raise BranchStopped("asked")
 
+    async def kept(agent: str, step: int) -> None:
+        return None
+
     org = SimpleNamespace(
-        journal=set(),
+        ledger=SimpleNamespace(kept=kept),
         meter=meter,
         reviewers=None,
         mailroom=mailroom,
@@ -552,7 +555,7 @@ def test_nobody_pays_for_the_review_of_one_who_was_dismissed_meanwhile(monkeypat
     monkeypatch.setattr(reviewer, "ask_model", ask_model)
 
     async def turn(agent: str) -> str:
-        of = cast(reviewer._Review, SimpleNamespace(org=org, agent=agent, name=f"{agent}.review"))
+        of = cast(reviewer._Review, SimpleNamespace(org=org, agent=agent, name=f"{agent}.review", may_ask=True))
         with pytest.raises(BranchStopped) as stopped:
             await reviewer._turn(of, 1, [], "Look.")
         return str(stopped.value)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from megagraph import Limits, MegaGraph, Result
+from megagraph import Limits, MegaGraph, Result, ReviewCheck, Run, Scenario
 from megagraph.approvals import Approve, Decision
 from megagraph.errors import UsageError
 from megagraph.files.history import Author
@@ -21,7 +21,9 @@ from megagraph.rehearsal import (
     Part,
     RehearsalModel,
     Script,
+    call,
     finish,
+    read_file,
     recruit,
     run_program,
     wait_for,
@@ -32,8 +34,8 @@ from tests.model_server import ModelServer
 from tests.scripts import Play, deep_script, one
 
 
-def hire(name: str) -> dict[str, str]:
-    return {"name": name, "role": f"the {name}", "instructions": f"be {name}"}
+def hire(name: str, **more: Any) -> dict[str, Any]:
+    return {"name": name, "role": f"the {name}", "instructions": f"be {name}", **more}
 
 
 def parts() -> Mapping[str, Part]:
@@ -137,6 +139,104 @@ def test_yes_always_is_for_all_programs_of_the_run(tmp_path: Path) -> None:
     result, open_, asked = session(tmp_path, answer=lambda q: "Yes, always.")
     assert (result.status, open_, len(set(asked))) == ("done", [], 1)
     assert result.report is not None and "did not approve" not in result.report.summary
+
+
+REVIEWED = {"review": "It is good.", "files": ["a.txt"]}
+
+
+def reviewed_script() -> Script:
+    """Reviews at the hand-in of a member, again before two others begin, and of the whole run in the end."""
+
+    def boss(brief: Brief) -> Play:
+        heard = yield recruit(
+            {**hire("x"), "deliverables": ["a.txt"], "checks": [REVIEWED]},
+            hire("e", depends_on=["x"]),
+            hire("d1", depends_on=["x", "e"]),
+            hire("d2", depends_on=["x", "e"]),
+        )
+        yield from wait_for(heard, ["x", "e", "d1", "d2"])
+        yield finish("over")
+
+    verdict = one(read_file("a.txt"), call("give_verdict", passed=True, reason="It is.", evidence=["1/0"]))
+    parts: dict[str, Part] = {
+        "boss": boss,
+        "x": one(write_file("a.txt", "hello"), finish("done", ["a.txt"])),
+        "e": one(read_file("a.txt"), write_file("a.txt", "hello again"), finish("changed")),
+        "reviewer_of_x": verdict,
+        "reviewer_of_boss": verdict,
+    }
+    return Script(parts, default=one(finish("ok")))
+
+
+def alone_script() -> Script:
+    """A boss that does it all itself, and a review in the end."""
+    verdict = one(read_file("a.txt"), call("give_verdict", passed=True, reason="It is.", evidence=["1/0"]))
+    return Script({"boss": one(write_file("a.txt", "x"), finish("over", ["a.txt"])), "reviewer_of_boss": verdict})
+
+
+@pytest.mark.parametrize(
+    ("script", "workers", "live"),
+    [
+        (alone_script, 0, False),
+        (alone_script, 2, True),
+        (reviewed_script, 0, False),
+        (reviewed_script, 0, True),
+        (reviewed_script, 2, False),
+        (reviewed_script, 2, True),
+    ],
+)
+def test_wherever_a_run_becomes_too_dear_a_person_is_asked_and_it_goes_on(
+    tmp_path: Path, script: Callable[[], Script], workers: int, live: bool
+) -> None:
+    scenario = Scenario("The goal.", checks=(ReviewCheck(review="It is good.", files=("a.txt",)),))
+    steps = 4 if workers else 12
+
+    async def answer(run: Run) -> None:
+        async for event in run:
+            # Each process may have told of the question.
+            if event.kind == "asking" and (questions := run.questions()):
+                await run.answer(questions[0]["id"], "yes")
+
+    async def work(server: ModelServer, home: Path, approve: str) -> tuple[Result, list[float]]:
+        asked: list[float] = []
+        async with MegaGraph(
+            "openai:scripted",
+            base_url=server.url,
+            home=home,
+            workers=workers,
+            prices={"scripted": (0.5, 5.0)},
+            approve=approve,
+        ) as mega:
+            run = await mega.start(scenario)
+            while True:
+                answering = asyncio.create_task(answer(run)) if live else None
+                async with asyncio.timeout(30):
+                    result = await run.result()
+                if answering is not None:
+                    await answering
+                if result.status == "done":
+                    assert not run.events(kinds=("failed", "withdrawn"))
+                    return result, asked
+                assert result.status == "asking", result.reason
+                asked.append(result.cost_usd or 0.0)
+                for question in run.questions():
+                    await run.answer(question["id"], "yes")
+                run = await mega.resume(run.id)
+
+    with ModelServer(script()) as server:
+        free, _ = asyncio.run(work(server, tmp_path / "free", "none"))
+    assert free.passed and free.cost_usd is not None
+    times_asked = 0
+    for step in range(1, steps):
+        most = free.cost_usd * step / steps
+        with ModelServer(script()) as server:
+            result, asked = asyncio.run(work(server, tmp_path / str(step), f"cost={most!r}"))
+            assert len(server.log.answered()) == result.calls
+        assert result.passed
+        assert all(cost <= most for cost in asked)
+        times_asked += len(asked)
+    if not live:
+        assert times_asked >= steps - 1
 
 
 def test_a_program_that_changes_while_a_person_thinks_is_shown_again(tmp_path: Path) -> None:

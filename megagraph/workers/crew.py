@@ -158,8 +158,9 @@ class Workers:
     async def aclose(self) -> None:
         """End the workers, whatever they do. May be called twice."""
         # Of one that is gone, it is told what became of it.
-        gone = (worker.listening for worker in self._workers if worker.link is not None and worker.link.lost)
-        await asyncio.gather(*(listening for listening in gone if listening is not None), return_exceptions=True)
+        lost = (worker.listening for worker in self._workers if worker.link is not None and worker.link.lost)
+        if listening := [task for task in lost if task is not None]:
+            await asyncio.wait(listening, timeout=_LAST_SECONDS)
         self._ending = True
         self.tell("end")
         await asyncio.gather(*map(self._end, self._workers))
@@ -348,19 +349,18 @@ class Workers:
         expected: Use,
         branches: list[str],
         learn_from: int | None,
-        approved: bool,
         gate: int | None,
     ) -> Granted | Awaitable[Granted | None]:
         call = agent, step, expected, branches, learn_from
-        claim = self._org.meter.reserve_at_once(*call, approved=approved)
+        claim = self._org.meter.reserve_at_once(*call)
         if claim is None:
-            return self._reserve(worker, *call, approved=approved)
+            return self._reserve(worker, *call)
         # Most calls are let through at once, and need not ask again.
         ticket = None if gate is None else worker.gates[gate][1].pass_for(agent)
         return self._granted(worker, claim, 0 if ticket is None else worker.ticket(ticket))
 
-    async def _reserve(self, worker: _Worker, *call: Any, approved: bool) -> Granted | None:
-        claim = await self._org.meter.reserve(*call, approved=approved)
+    async def _reserve(self, worker: _Worker, *call: Any) -> Granted | None:
+        claim = await self._org.meter.reserve(*call)
         return None if claim is None else self._granted(worker, claim)
 
     def _granted(self, worker: _Worker, claim: Claim, ticket: int = 0) -> Granted:
@@ -375,6 +375,9 @@ class Workers:
 
     def _hear_release(self, worker: _Worker, number: int) -> None:
         self._org.meter.release(worker.claims.pop(number))
+
+    def _hear_approve(self, worker: _Worker) -> None:
+        self._org.meter.approve()
 
     def _hear_let_go(self, worker: _Worker, agent: str) -> None:
         self._org.meter.let_go(agent)

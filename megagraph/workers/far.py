@@ -5,6 +5,7 @@ Each asks the first process, which has the real ones, and tells it what became o
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -92,13 +93,11 @@ class FarMeter(Meter):
         expected: Use | None = None,
         branches: Sequence[str] = (),
         learn_from: int | None = None,
-        *,
-        approved: bool = False,
     ) -> Claim | None:
         gate, expected = self._passes.gate_for(agent), expected or Use()
         self._asking.add(agent)
         try:
-            call = agent, step, expected, list(branches), learn_from, approved
+            call = agent, step, expected, list(branches), learn_from
             granted: Granted | None = await self._link.ask("reserve", *call, gate)
         finally:
             self._asking.discard(agent)
@@ -110,6 +109,9 @@ class FarMeter(Meter):
         claim = Claim(agent, step, expected, ())
         self._numbers[claim] = granted.number
         return claim
+
+    def approve(self) -> None:
+        self._link.tell("approve")
 
     def settle(self, claim: Claim, use: Use) -> None:
         self._passes.drop(claim.agent)
@@ -227,7 +229,17 @@ class FarHold:
         self._what = what
 
     async def __aenter__(self) -> None:
-        await self._link.ask("hold", self._what)
+        asked = asyncio.ensure_future(self._link.ask("hold", self._what))
+        try:
+            await asyncio.shield(asked)
+        except asyncio.CancelledError:
+            # It is given all the same, when its turn has come.
+            asked.add_done_callback(self._give_back)
+            raise
+
+    def _give_back(self, asked: asyncio.Future[Any]) -> None:
+        if not asked.cancelled() and asked.exception() is None:
+            self._link.tell("let", self._what)
 
     async def __aexit__(self, *_: object) -> None:
         self._link.tell("let", self._what)
