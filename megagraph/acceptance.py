@@ -16,7 +16,7 @@ from functools import partial
 from megagraph.checks import BackedCheck, Check, FileCheck, parse_checks
 from megagraph.claims import backed, claim_of, subjects
 from megagraph.database import Statement
-from megagraph.errors import BranchStopped, CostNotApproved
+from megagraph.errors import CostNotApproved
 from megagraph.events import EventKind, Found
 from megagraph.inspection import Bench, carry_out
 from megagraph.mailroom import Place
@@ -112,52 +112,32 @@ def bench_of(org: Organisation, version: str, id_: str, agent: str, *, may_ask: 
 
 
 async def inputs_stand(org: Organisation, spec: AgentSpec) -> bool:
-    """Whether the reports that an agent waited for still hold. Its lead is told of those that do not."""
-    places = org.mailroom.places
-    open_ = [name for name in spec.depends_on if not org.mailroom.closed(name)]
-    for name in await recheck(org, spec.name, open_):
-        report = places[name].report if name in places else None
-        if report is None or report.accepted:
-            # It has handed in anew while others were examined, or is gone.
-            continue
-        why = "; ".join(report.withdrawn)
-        text = (
-            f"What {name} handed in does not hold any more, since files were changed: {why}. Who depends on it does"
-            f" not start. Write to {name} to have it mended, or dismiss it and do without."
-        )
-        org.tell(f"notice/{name}/{report.version}", spec.lead, text)
+    """Whether the reports that an agent waited for still hold."""
+    await recheck(org, spec.name, [name for name in spec.depends_on if not org.mailroom.closed(name)])
     return all(map(org.mailroom.released, spec.depends_on))
 
 
-async def recheck(org: Organisation, asker: str, names: Iterable[str]) -> list[str]:
-    """Examine again what was accepted and has changed since; the agents whose acceptance was withdrawn now.
-
-    It is `asker`'s loop that waits for it.
-    """
+async def recheck(org: Organisation, asker: str, names: Iterable[str]) -> None:
+    """Examine again what was accepted and has changed since, in `asker`'s loop. Leads are told what does not hold."""
     places = [org.mailroom.places[name] for name in names]
-    withdrawn: list[str] = []
     while any(_old(org, place) for place in places):
         try:
             async with org.rechecking:
                 for place in places:
-                    withdrawn += await _withdrawn(org, place)
-            break
+                    if _old(org, place) and await _changed(org, place):
+                        await _examine_again(org, asker, place)
+            return
         except CostNotApproved as needs:
             # Others may examine, or ask as well, while a person thinks.
             if not await approve_cost(org, asker, needs.spent):
-                raise BranchStopped("its work is over") if org.gone(asker) else org.park() from needs
-    return withdrawn
-
-
-async def _withdrawn(org: Organisation, place: Place) -> list[str]:
-    """The agent, where its acceptance does not hold any more."""
-    stands = not _old(org, place) or not await _changed(org, place) or await _stands(org, place)
-    return [] if stands else [place.spec.name]
+                if org.gone(asker):
+                    return
+                raise org.park() from needs
 
 
 def _old(org: Organisation, place: Place) -> bool:
-    """Whether a report was accepted once, on evidence of another version than the latest."""
-    report = place.report
+    """Whether an open agent's report was accepted once, on evidence of another version than the latest."""
+    report = None if place.closed else place.report
     return bool(report and not (report.failed or report.missing) and report.version not in ("", org.version))
 
 
@@ -170,20 +150,28 @@ async def _changed(org: Organisation, place: Place) -> bool:
     return bool(await asyncio.to_thread(org.workspace.changed, sorted(paths), report.version, org.version))
 
 
-async def _stands(org: Organisation, place: Place) -> bool:
+async def _examine_again(org: Organisation, asker: str, place: Place) -> None:
     """Examine a report again. The new judgement is durable before anybody acts on it."""
     report, spec, version = place.report, place.spec, org.version
     assert report is not None
     id_ = f"{spec.name}/{version[:12]}/again"
     missing, evidence = await _inspect(org, spec, report.artefacts, version, id_, may_ask=False)
+    if place.closed:
+        # Its lead has dismissed it meanwhile, and taken what was accepted.
+        return
     revised = Report(report.summary, report.artefacts, version=version, withdrawn=tuple(missing))
     await org.ledger.database.write(org.ledger.revised(spec.name, report, revised), *map(org.ledger.found, evidence))
-    latest = place.report
-    if latest is not report:
+    if place.report is not report:
         # It has handed in anew meanwhile, and that report counts.
-        return latest is not None and latest.accepted
+        return
     if revised.accepted != report.accepted:
         kind: EventKind = "accepted" if revised.accepted else "withdrawn"
         org.emit(kind, spec.name, why="; ".join(missing), evidence=in_short(evidence))
     org.mailroom.revise(spec.name, report, revised)
-    return revised.accepted
+    if not revised.accepted and asker != spec.lead:
+        why = "; ".join(missing)
+        text = (
+            f"What {spec.name} handed in does not hold any more, since files were changed: {why}. Who depends on it"
+            f" does not start. Write to {spec.name} to have it mended, or dismiss it and do without."
+        )
+        org.tell(f"notice/{spec.name}/{version}", spec.lead, text)

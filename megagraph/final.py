@@ -35,7 +35,7 @@ async def judge(org: Organisation, scenario: Scenario) -> AsyncIterator[Verdict]
 
 
 async def _carried_out(org: Organisation, check: Check, bench: Bench) -> Sequence[Verdict]:
-    """The verdicts of a check. Parks where a person is to be asked what it may cost, and has not answered yet."""
+    """The verdicts of a check. Parks where it costs more than a person has approved until now."""
     while True:
         try:
             return await carry_out(check, bench)

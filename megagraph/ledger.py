@@ -53,10 +53,9 @@ LEFT JOIN calls c ON (e.kind = 'thought' OR e.kind = 'tool_started' AND t.run IS
 """
 
 _AT_WORK = """
-NOT EXISTS (SELECT 1 FROM agents a WHERE a.run = c.run AND a.closed IS NOT NULL AND a.lead != ''
-    AND a.name = substr(c.agent, 1, instr(c.agent || '.', '.') - 1))
+EXISTS (SELECT 1 FROM agents a WHERE a.run = c.run AND a.name = c.agent AND (a.closed IS NULL OR a.lead = ''))
 """
-"""Whether the agent, or the one whom a reviewer is named after, is the boss or has not come to its end."""
+"""Whether it is an agent's, and no reviewer's, that is the boss or has not come to its end."""
 
 _LETTERS = "SELECT id, sender, recipient, kind, text, settles FROM letters"
 
@@ -446,14 +445,16 @@ class Ledger:
         )
 
     def questions(self) -> list[dict[str, Any]]:
-        """The open questions to a person, of those who still want to know, and of the run as a whole.
+        """The open questions to a person, of those who still want to know, and of a run that has not ended.
 
         Of each its `id`, `agent`, `question`, `kind` and when it was `asked`.
         """
         rows = self.database.read(
             "SELECT id, agent, question, kind, asked FROM questions q WHERE run = ? AND answer IS NULL"
-            " AND (instr(id, ?) = 1 OR NOT EXISTS"
-            "  (SELECT 1 FROM agents a WHERE a.run = q.run AND a.name = q.agent AND a.closed IS NOT NULL))"
+            " AND CASE instr(id, ?) WHEN 1 THEN"
+            "  NOT EXISTS (SELECT 1 FROM runs r WHERE r.run = q.run AND r.ended IS NOT NULL)"
+            " ELSE NOT EXISTS"
+            "  (SELECT 1 FROM agents a WHERE a.run = q.run AND a.name = q.agent AND a.closed IS NOT NULL) END"
             " ORDER BY asked",
             (self.run, f"{EVERYONE}/"),
         )

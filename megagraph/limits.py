@@ -244,7 +244,6 @@ class Meter:
     def approve(self) -> None:
         """A person has approved of what the run costs."""
         self._ask_above = None
-        self._next()
 
     def count_anew(self, used: Use) -> None:
         """Take this for what the run has used, once nobody is at work, and forget the parts that were given."""

@@ -67,8 +67,8 @@ async def approve(org: Organisation, name: str, effect: str, matter: Matter, que
 async def approve_cost(org: Organisation, name: str, spent: float) -> bool:
     """Ask a person, once, before the run, which has cost so many US dollars, costs more than it may without asking.
 
-    The agent's own loop waits. False where it is not to go on: its work is over, or the person said no and the run
-    stops.
+    It is the agent's own loop that waits. False where it is not to go on: its work is over, or the person said no and
+    the run stops.
     """
     most = org.approve.cost_usd
     if most is None or approved_always(org, "cost"):

@@ -229,8 +229,7 @@ class Session:
             org.meter.count_anew(await self._used())
             org.emit("failed", error=f"{org.lost}; its agents go on where they were", problem="worker")
             return True
-        if report is not None and not org.stopped:
-            await self._judge(org, report)
+        if report is not None and not org.stopped and await self._judge(org, report):
             return False
         # In this order: what is answered between the two is not open, and is found among the answers.
         open_ = len(await asyncio.to_thread(self._ledger.questions))
@@ -263,8 +262,8 @@ class Session:
             return report
         return None
 
-    async def _judge(self, org: Organisation, report: dict[str, Any]) -> None:
-        """Note the report, run the scenario's checks, and end the run."""
+    async def _judge(self, org: Organisation, report: dict[str, Any]) -> bool:
+        """Note the report, run the scenario's checks, and end the run. Whether they all came to a verdict."""
         org.close(org.mailroom.close(BOSS))
         database = self.home.database
         database.post(self._ledger.update_run(report=json.dumps(report, ensure_ascii=False)))
@@ -274,13 +273,13 @@ class Session:
                 verdicts.append(verdict.dump())
                 org.emit("check", **verdict.dump())
         except GraphInterrupt:
-            # A review met a limit: the checks are run again when the run is resumed.
-            self._leave(org, len(await asyncio.to_thread(self._ledger.questions)))
-            return
+            # A review met a limit, or a person is to be asked: the checks are run again when the run goes on.
+            return False
         database.post(self._ledger.update_run(verdicts=json.dumps(verdicts, ensure_ascii=False), ended=time.time()))
         self._note("done", "")
         passed = Report.load(report).accepted and all(verdict["passed"] for verdict in verdicts)
         org.emit("run_ended", passed=passed)
+        return True
 
     def _leave(self, org: Organisation, open_: int) -> None:
         """Note why the organisation stopped before its end, with so many questions open."""

@@ -301,10 +301,10 @@ async def finish(caller: Caller, args: Finish, effect: str) -> Result:
     await org.heard_all()
     _must_be_quiet(caller)
     await recheck(org, spec.name, org.mailroom.open_members(spec.name))
+    _must_be_there(caller)
     found = await examine(org, spec, caller.todo, args.artefacts, effect)
     # From here to the closing of the team nothing is awaited: what is quiet stays quiet.
-    if org.mailroom.closed(spec.name):
-        raise ToolError("not handed in: you have been dismissed.")
+    _must_be_there(caller)
     _must_be_quiet(caller)
     missing = [*found.missing, *org.mailroom.unaccepted(spec.name)]
     if missing and not caller.told:
@@ -336,6 +336,11 @@ async def finish(caller: Caller, args: Finish, effect: str) -> Result:
         letters=letters,
         after=after,
     )
+
+
+def _must_be_there(caller: Caller) -> None:
+    if caller.org.mailroom.closed(caller.spec.name):
+        raise ToolError("not handed in: you have been dismissed.")
 
 
 def _must_be_quiet(caller: Caller) -> None:

@@ -216,6 +216,7 @@ def test_wherever_a_run_becomes_too_dear_a_person_is_asked_and_it_goes_on(
                     await answering
                 if result.status == "done":
                     assert not run.events(kinds=("failed", "withdrawn"))
+                    assert approve == "none" or run.events(kinds=("answered",))
                     return result, asked
                 assert result.status == "asking", result.reason
                 asked.append(result.cost_usd or 0.0)
@@ -235,8 +236,103 @@ def test_wherever_a_run_becomes_too_dear_a_person_is_asked_and_it_goes_on(
         assert result.passed
         assert all(cost <= most for cost in asked)
         times_asked += len(asked)
-    if not live:
-        assert times_asked >= steps - 1
+    assert live or times_asked >= steps - 1
+
+
+@pytest.mark.parametrize("script", [alone_script, reviewed_script])
+@pytest.mark.parametrize("said", ["no: too dear", ""])
+def test_a_run_that_is_too_dear_stops_with_the_reason_and_goes_on_where_it_may_be_dearer(
+    tmp_path: Path, script: Callable[[], Script], said: str
+) -> None:
+    scenario = Scenario("The goal.", checks=(ReviewCheck(review="It is good.", files=("a.txt",)),))
+
+    def opened(server: ModelServer, home: Path, approve: str) -> MegaGraph:
+        prices = {"scripted": (0.5, 5.0)}
+        return MegaGraph("openai:scripted", base_url=server.url, home=home, prices=prices, approve=approve)
+
+    async def whole(server: ModelServer) -> float:
+        async with opened(server, tmp_path / "free", "none") as mega:
+            return (await (await mega.start(scenario)).result()).cost_usd or 0.0
+
+    async def work(server: ModelServer, home: Path, approve: str) -> None:
+        async with opened(server, home, approve) as mega:
+            run = await mega.start(scenario)
+            assert (await run.result()).status == "asking"
+            if said:
+                await run.answer(run.questions()[0]["id"], said)
+                result = await (await mega.resume(run.id)).result()
+                assert (result.status, not run.questions()) == ("paused", True)
+                assert "was not approved: too dear" in result.reason
+        async with opened(server, home, "none") as mega:
+            run = await mega.resume(run.id)
+            result = await run.result()
+            assert result.passed
+            assert run.questions() == [], "of a run that is done, nothing is asked"
+            assert len(server.log.answered()) == result.calls
+
+    with ModelServer(script()) as server:
+        cost = asyncio.run(whole(server))
+    for step in range(1, 8):
+        with ModelServer(script()) as server:
+            asyncio.run(work(server, tmp_path / str(step), f"cost={cost * step / 8!r}"))
+
+
+def test_a_lead_hears_what_was_withdrawn_before_a_person_was_asked(tmp_path: Path) -> None:
+    matches = {"file": "f.txt", "matches": "hello"}
+
+    def boss(brief: Brief) -> Play:
+        heard = yield recruit(
+            {**hire("a"), "deliverables": ["f.txt"], "checks": [matches]},
+            {**hire("x"), "deliverables": ["a.txt"], "checks": [REVIEWED]},
+            hire("spoiler", depends_on=["a", "x"]),
+            hire("late", depends_on=["a", "x", "spoiler"]),
+        )
+        told: list[str] = []
+        while not any("does not hold any more" in text for text in told):
+            told += [text for _, _, text in heard.letters]
+            if any("does not hold any more" in text for text in told):
+                break
+            heard = yield "I wait."
+        yield call("dismiss", agents=["late"])
+        yield finish("over")
+        yield finish("over all the same")
+
+    verdict = one(read_file("a.txt"), call("give_verdict", passed=True, reason="It is.", evidence=["1/0"]))
+    spoil = read_file("f.txt"), read_file("a.txt")
+    parts: dict[str, Part] = {
+        "boss": boss,
+        "a": one(write_file("f.txt", "hello"), finish("a is done", ["f.txt"])),
+        "x": one(write_file("a.txt", "hello"), finish("x is done", ["a.txt"])),
+        "spoiler": one(spoil, (write_file("f.txt", "spoilt"), write_file("a.txt", "hello again")), finish("changed")),
+        "reviewer_of_x": verdict,
+    }
+
+    async def work(server: ModelServer, home: Path, approve: str) -> tuple[Result, int]:
+        asked = 0
+        async with MegaGraph(
+            "openai:scripted", base_url=server.url, home=home, prices={"scripted": (0.5, 5.0)}, approve=approve
+        ) as mega:
+            run = await mega.start("The goal.")
+            async with asyncio.timeout(40):
+                while (result := await run.result()).status == "asking":
+                    asked += len(run.events(kinds=("withdrawn",)))
+                    await run.answer(run.questions()[0]["id"], "yes")
+                    run = await mega.resume(run.id)
+            assert [event.agent for event in run.events(kinds=("withdrawn",))] == ["a"]
+            return result, asked
+
+    with ModelServer(Script(parts)) as server:
+        free, _ = asyncio.run(work(server, tmp_path / "free", "none"))
+    assert free.report is not None and free.report.summary.startswith("over")
+    later = 0
+    for step in range(1, 16):
+        with ModelServer(Script(parts)) as server:
+            result, asked = asyncio.run(
+                work(server, tmp_path / str(step), f"cost={(free.cost_usd or 0) * step / 16!r}")
+            )
+        assert result.report is not None and result.report.summary.startswith("over")
+        later += asked
+    assert later, "it was asked after the withdrawal as well"
 
 
 def test_a_program_that_changes_while_a_person_thinks_is_shown_again(tmp_path: Path) -> None:

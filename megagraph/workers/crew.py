@@ -259,8 +259,9 @@ class Workers:
         finally:
             self._take_back(worker)
             if not self._ending:
+                lost, self.lost = self.lost, self.lost or "a worker process of the run is gone"
                 how = await worker.process.wait()
-                self.lost = self.lost or f"a worker process of the run ended unexpectedly ({how})"
+                self.lost = lost or f"a worker process of the run ended unexpectedly ({how})"
                 self._org.stop(self.lost)
 
     def _take_back(self, worker: _Worker) -> None:
