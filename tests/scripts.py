@@ -338,3 +338,35 @@ def generations_script(generations: int, *, overlap: int = 0) -> Script:
 
     leads = {f"lead{number}": lead for number in range(2, generations, 3)}
     return Script({"boss": boss, **leads}, default=member)
+
+
+REVIEWED = {"review": "It is good.", "files": ["a.txt"]}
+"""A check by a reviewer."""
+
+
+def reviewed_script() -> Script:
+    """Reviews at the hand-in of a member, again before two others begin, and of the whole run in the end."""
+
+    def boss(brief: Brief) -> Play:
+        heard = yield recruit(
+            {**_hire("x"), "deliverables": ["a.txt"], "checks": [REVIEWED]},
+            _hire("e", depends_on=["x"]),
+            _hire("d1", depends_on=["x", "e"]),
+            _hire("d2", depends_on=["x", "e"]),
+        )
+        yield from wait_for(heard, ["x", "e", "d1", "d2"])
+        yield finish("over")
+
+    verdict = one(read_file("a.txt"), call("give_verdict", passed=True, reason="It is.", evidence=["1/0"]))
+    parts: dict[str, Part] = {
+        "boss": boss,
+        "x": one(write_file("a.txt", "hello"), finish("done", ["a.txt"])),
+        "e": one(read_file("a.txt"), write_file("a.txt", "hello again"), finish("changed")),
+        "reviewer_of_x": verdict,
+        "reviewer_of_boss": verdict,
+    }
+    return Script(parts, default=one(finish("ok")))
+
+
+def _hire(name: str, **more: object) -> dict[str, object]:
+    return {"name": name, "role": f"the {name}", "instructions": f"be {name}", **more}

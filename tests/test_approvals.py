@@ -31,7 +31,7 @@ from megagraph.rehearsal import (
 )
 from tests.commands import Program, child_env, write_scenario
 from tests.model_server import ModelServer
-from tests.scripts import Play, deep_script, one
+from tests.scripts import REVIEWED, Play, deep_script, one, reviewed_script
 
 
 def hire(name: str, **more: Any) -> dict[str, Any]:
@@ -139,33 +139,6 @@ def test_yes_always_is_for_all_programs_of_the_run(tmp_path: Path) -> None:
     result, open_, asked = session(tmp_path, answer=lambda q: "Yes, always.")
     assert (result.status, open_, len(set(asked))) == ("done", [], 1)
     assert result.report is not None and "did not approve" not in result.report.summary
-
-
-REVIEWED = {"review": "It is good.", "files": ["a.txt"]}
-
-
-def reviewed_script() -> Script:
-    """Reviews at the hand-in of a member, again before two others begin, and of the whole run in the end."""
-
-    def boss(brief: Brief) -> Play:
-        heard = yield recruit(
-            {**hire("x"), "deliverables": ["a.txt"], "checks": [REVIEWED]},
-            hire("e", depends_on=["x"]),
-            hire("d1", depends_on=["x", "e"]),
-            hire("d2", depends_on=["x", "e"]),
-        )
-        yield from wait_for(heard, ["x", "e", "d1", "d2"])
-        yield finish("over")
-
-    verdict = one(read_file("a.txt"), call("give_verdict", passed=True, reason="It is.", evidence=["1/0"]))
-    parts: dict[str, Part] = {
-        "boss": boss,
-        "x": one(write_file("a.txt", "hello"), finish("done", ["a.txt"])),
-        "e": one(read_file("a.txt"), write_file("a.txt", "hello again"), finish("changed")),
-        "reviewer_of_x": verdict,
-        "reviewer_of_boss": verdict,
-    }
-    return Script(parts, default=one(finish("ok")))
 
 
 def alone_script() -> Script:

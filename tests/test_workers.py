@@ -44,7 +44,7 @@ from megagraph.workers.link import Link, LinkLost
 from megagraph.workers.office import Office
 from tests.campaign import run_campaign
 from tests.model_server import ModelServer
-from tests.scripts import Play, deep_script, letters_script, one
+from tests.scripts import Play, deep_script, letters_script, one, reviewed_script
 from tests.test_chaos import AGENTS, EXPECTED
 
 RUNS = max(1, int(os.environ.get("MEGAGRAPH_KILLED_RUNS", "1")) // 3)
@@ -381,33 +381,13 @@ def test_a_review_finds_a_place_where_there_is_one_and_is_counted_once(tmp_path:
 
 
 def test_accepted_work_is_examined_again_once_for_all_processes(tmp_path: Path) -> None:
-    check = {"review": "It is good.", "files": ["a.txt"]}
-
-    def boss(brief: Brief) -> Play:
-        # What x has handed in is changed by e, and both who depend on it begin at the same moment.
-        heard = yield recruit(
-            {**hire("x"), "deliverables": ["a.txt"], "checks": [check]},
-            hire("e", depends_on=["x"]),
-            hire("d1", depends_on=["x", "e"]),
-            hire("d2", depends_on=["x", "e"]),
-        )
-        yield from wait_for(heard, ["x", "e", "d1", "d2"])
-        yield finish("over")
-
-    parts: dict[str, Part] = {
-        "boss": boss,
-        "x": one(write_file("a.txt", "hello"), finish("done", ["a.txt"])),
-        "e": one(read_file("a.txt"), write_file("a.txt", "hello again"), finish("changed")),
-        "reviewer_of_x": one(read_file("a.txt"), call("give_verdict", passed=True, reason="It is.", evidence=["1/0"])),
-    }
-
     async def work(server: ModelServer) -> tuple[Result, list[Event]]:
         async with opened(tmp_path, server) as mega:
             run = await mega.start("The goal.")
             result = await run.result()
             return result, run.events(kinds=("failed", "withdrawn", "thought"))
 
-    with ModelServer(Script(parts, default=one(finish("ok"))), latency=0.1) as server:
+    with ModelServer(reviewed_script(), latency=0.1) as server:
         result, events = asyncio.run(work(server))
     assert result.passed
     assert {event.kind for event in events} == {"thought"}

@@ -116,7 +116,7 @@ def test_a_file_that_is_read_and_written_again_and_again_leaves_nothing_of_its_p
     try:
         before = tracemalloc.get_traced_memory()[0]
         again(400)
-        # Of one path for each of them, it would be a hundred kilobytes.
+        # Of a path for each that was asked for, it would be more than two hundred kilobytes.
         assert tracemalloc.get_traced_memory()[0] - before < 60_000
     finally:
         tracemalloc.stop()
